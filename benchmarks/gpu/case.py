@@ -16,7 +16,14 @@ from benchmarks.gpu.check import Agreement, describe_fault, measure_agreement
 from benchmarks.gpu.clock import Clock
 from benchmarks.gpu.modes import GpuBackendMode, build_plan, has_plan, max_plan_size, why_torch_unavailable
 from benchmarks.gpu.prepared import REFERENCE_ALPHAS, PreparedNetwork, random_input, read_expected_outputs
-from benchmarks.gpu.schedule import GpuTimingSamples, PixelFrame, TimedEngine, compute_median_ratio, time_interleaved
+from benchmarks.gpu.schedule import (
+    NEIGHBOR_FRAMES,
+    GpuTimingSamples,
+    PixelFrame,
+    TimedEngine,
+    compute_median_ratio,
+    time_interleaved,
+)
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import DniError, EngineError, escape_name
 from dni_deploy.signature import Signature
@@ -159,20 +166,41 @@ def _open(mode: GpuBackendMode, bundle: Bundle, precision: str, shape: tuple[int
 
 
 def summarize_samples(samples: GpuTimingSamples) -> dict[str, Any]:
-    """Summarizes times: medians in ms (None if alpha cannot change), quartiles, ratio of a frame with a change to one without."""
+    """Summarizes times as medians in ms (None if alpha cannot change), with quartiles, percentiles and ratios.
+
+    In the result: refit_over_frame is the host's time of a change's call plus its device time, over a steady frame. The
+    disturbed frames, and as a control the undisturbed ones, are divided by the median undisturbed frame of their round.
+    """
 
     def median(series: list[float]) -> float | None:
         return float(np.median(series)) * 1e3 if series else None
 
     quartiles = np.percentile(samples.steady, (25, 75)) * 1e3
-    return {
+    summary: dict[str, Any] = {
         "rounds": len(samples.steady),
         **{f"{name}_ms": median(series) for name, series in vars(samples).items()},
         "steady_quartiles_ms": [float(value) for value in quartiles],
-        "changed_over_steady": compute_median_ratio(samples.host_changed, samples.host_steady)
-        if samples.host_changed
-        else None,
+        "changed_over_steady": None,
+        "host_refit_p99_ms": None,
+        "refit_over_frame": None,
+        "disturbed_over_steady": None,
+        "disturbed_p99_over_steady": None,
+        "undisturbed_p99_over_steady": None,
     }
+    if samples.host_changed:
+        summary["changed_over_steady"] = compute_median_ratio(samples.host_changed, samples.host_steady)
+    if samples.host_refit:
+        summary["host_refit_p99_ms"] = float(np.percentile(samples.host_refit, 99)) * 1e3
+        summary["refit_over_frame"] = (summary["host_refit_ms"] + summary["change_ms"]) / summary["steady_ms"]
+    if samples.disturbed:
+        undisturbed, disturbed = (
+            np.reshape(series, (-1, NEIGHBOR_FRAMES)) for series in (samples.undisturbed, samples.disturbed)
+        )
+        steady = np.median(undisturbed, axis=1, keepdims=True)
+        summary["disturbed_over_steady"] = float(np.median(disturbed / steady))
+        summary["disturbed_p99_over_steady"] = float(np.percentile(disturbed / steady, 99))
+        summary["undisturbed_p99_over_steady"] = float(np.percentile(undisturbed / steady, 99))
+    return summary
 
 
 def compute_ratios(samples: dict[str, GpuTimingSamples]) -> dict[str, float]:

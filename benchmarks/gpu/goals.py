@@ -26,6 +26,7 @@ def list_goals(result: Mapping[str, Any]) -> list[GpuGoal]:
         *_per_tensor_goals(result),
         *_change_goals(result),
         *_stall_goals(result),
+        *_neighbor_goals(result),
         *_refit_goals(result),
         *_peer_goals(result),
         *_agreement_goals(result),
@@ -86,6 +87,22 @@ def _stall_goals(result: Mapping[str, Any]) -> Iterator[GpuGoal]:
             yield _make_goal(
                 "frame with a change before every frame / steady frame", what, "at most", 1.02, best["changed_over_steady"]
             )
+
+
+def _neighbor_goals(result: Mapping[str, Any]) -> Iterator[GpuGoal]:
+    """Every mode of two slots; older results do not have it."""
+    for case in _cases_at_tuned_size(result):
+        for row in case["rows"]:
+            if row.get("disturbed_over_steady") is not None:
+                p99 = f"99th percentile {row['disturbed_p99_over_steady']:.2f}, undisturbed {row['undisturbed_p99_over_steady']:.2f}"
+                what = f"{case['title']}, {case['precision']}, {row['name']} ({p99})"
+                yield _make_goal(
+                    "frame of slot 0 beside refits of slot 1 / steady frame",
+                    what,
+                    "at most",
+                    1.02,
+                    row["disturbed_over_steady"],
+                )
 
 
 def _refit_goals(result: Mapping[str, Any]) -> Iterator[GpuGoal]:

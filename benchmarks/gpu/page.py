@@ -15,7 +15,9 @@ METHOD_NOTE = (
     "How: every mode in turn, round after round, and medians. Change, first and steady frame are the GPU's own time, by "
     "events behind frames that were queued before; the change on an idle GPU is the host's, from the call to its end. The "
     "last ratio is of frames one by one, as a Session runs them, by the host's clock; with two engines the change is that "
-    "of the idle one. A mode that differs from PyTorch in float64 by more than the verification of an engine allows "
+    "of the idle one. The call of a change is the host's time until it returns, while the GPU is busy with frames. Frames beside refits "
+    "are of one engine, by events, while another thread changes the idle one again and again, over frames of the same round that nothing "
+    "disturbs. A mode that differs from PyTorch in float64 by more than the verification of an engine allows "
     "(docs/gpu.md) has no time. TensorRT's plans take 64x64 to 1280x720 and are tuned for 1280x720, those for larger frames "
     "to that size. Weights are random, of two members."
 )
@@ -25,6 +27,12 @@ TABLE_FIGURES = (
     ("steady_ms", "steady frame, ms"),
     ("host_change_ms", "change on an idle GPU, ms"),
     ("changed_over_steady", "frame with a change / frame"),
+    ("host_refit_ms", "call of a change, ms"),
+    ("host_refit_p99_ms", "its 99th percentile, ms"),
+    ("refit_over_frame", "call and change / frame"),
+    ("disturbed_over_steady", "frame beside refits / frame"),
+    ("disturbed_p99_over_steady", "its 99th percentile"),
+    ("undisturbed_p99_over_steady", "that of frames alone"),
     ("host_frame_ms", "float32 up, frame, float32 down, ms"),
     ("host_pixels_ms", "pixels to pixels, ms"),
     ("host_overlapped_ms", "the same, three under way, ms each"),

@@ -19,6 +19,10 @@ from dni_deploy.errors import InputError, escape_name
 from dni_deploy.utils.atomic_write import write_bytes_atomically
 
 RESULT_SCHEMA_VERSION = 1
+SHORT_TABLE_FIGURES = (
+    "steady_ms", "change_ms", "first_ms", "host_change_ms", "host_refit_ms", "host_refit_p99_ms", "changed_over_steady",
+    "disturbed_over_steady", "disturbed_p99_over_steady",
+)  # fmt: skip
 Result = dict[str, Any]
 
 
@@ -87,12 +91,16 @@ def format_short_table(result: Result) -> str:
     for case in result["cases"]:
         lines.append(f"{case['network']} {_format_size(case['shape'])} {case['precision']}  ({case['seconds']} s)")
         for row in case["rows"]:
-            cells = [row["steady_ms"], row["change_ms"], row["first_ms"], row["host_change_ms"], row["changed_over_steady"]]
+            cells = [row.get(key) for key in SHORT_TABLE_FIGURES]
             shown_cells = "  ".join("       -" if cell is None else f"{cell:8.3f}" for cell in cells)
             lines.append(f"  {row['name']:<24}{shown_cells}  error {row['agreement']['error']:.1e}")
     lines += [f"not run: {why}: {', '.join(names)}" for why, names in _group_skips(result["cases"]).items()]
     if result["cases"]:
-        lines.insert(0, "rows: steady, change, first frame after, change on an idle GPU (ms), frame with a change / frame")
+        lines.insert(
+            0,
+            "rows: steady, change, first frame after, change on an idle GPU, call of a change and its p99 (ms), frame with a change / "
+            "frame, frame beside refits / frame and its p99",
+        )
     for goal in result.get("goals", []):
         mark = "reached" if goal["reached"] else "MISSED "
         lines.append(f"{mark}  {goal['measured']:.3g} ({goal['direction']} {goal['goal']:g})  {goal['figure']}: {goal['what']}")

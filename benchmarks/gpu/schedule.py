@@ -4,6 +4,8 @@ A turn of one mode, on its stream:
 
     frames . frame . change . frame . frame       queued at once, dots are marks: behind LEAD_S seconds of frames the GPU does not
                                                   wait for the host to queue the rest
+    change                                        behind as many frames, by the host's clock: the call alone, until it returns
+    frame . frame . frame                         of slot 0, first undisturbed and then while a thread changes slot 1 again and again
     change, finish                                on an idle GPU, by the host's clock
     frame                                         by the host's clock, up to its end
     frame with a change before it                 likewise; a mode with two slots changes the idle one beside it
@@ -13,9 +15,12 @@ A turn of one mode, on its stream:
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -33,6 +38,10 @@ MAX_TIME_FACTOR = 4
 """Multiple of the requested seconds after which timing stops even before MIN_ROUNDS."""
 LEAD_S, MAX_LEAD_FRAMES = 5e-3, 20
 """Seconds of frames queued before the first mark, and the largest number of them."""
+REFIT_CALLS = 4
+"""Number of changes per turn whose call is timed."""
+NEIGHBOR_FRAMES = 8
+"""Number of frames of slot 0 per turn that are timed while slot 1 is changed, and as many undisturbed."""
 OVERLAPPED_FRAMES = 12
 """Number of frames that are timed together, several under way at once."""
 
@@ -67,6 +76,9 @@ class GpuTimingSamples:
         change: The change alone, behind a frame.
         first: The frame after it.
         steady: A frame behind a frame.
+        undisturbed: NEIGHBOR_FRAMES frames of slot 0, one behind the other; empty for a mode of one slot.
+        disturbed: As many, while another thread changes slot 1 again and again.
+        host_refit: The call of a change alone, until it returns, while the GPU is busy with frames: REFIT_CALLS per round.
         host_change: The call and its end, on an idle GPU.
         host_steady: One frame from the call to its end.
         host_changed: The same with a change before it.
@@ -78,6 +90,9 @@ class GpuTimingSamples:
     change: list[float] = field(default_factory=list)
     first: list[float] = field(default_factory=list)
     steady: list[float] = field(default_factory=list)
+    undisturbed: list[float] = field(default_factory=list)
+    disturbed: list[float] = field(default_factory=list)
+    host_refit: list[float] = field(default_factory=list)
     host_change: list[float] = field(default_factory=list)
     host_steady: list[float] = field(default_factory=list)
     host_changed: list[float] = field(default_factory=list)
@@ -191,6 +206,12 @@ def _run_turn(
     if mode.changes:
         sample.change.append(clock.between(marks[1], marks[2]))
         sample.first.append(clock.between(marks[2], marks[3]))
+        sample.host_refit.extend(_time_refit_calls(mode, lead, coefficients[0], clock))
+    if mode.async_refit:
+        sample.undisturbed.extend(_time_frames(engine, lead, clock))
+        with _refitting(engine, 1, coefficients):
+            sample.disturbed.extend(_time_frames(engine, lead, clock))
+    if mode.changes:
         started = clock.now()
         engine.refit(0, coefficients[1])
         engine.synchronize(0)
@@ -207,6 +228,58 @@ def _run_turn(
     engine.enqueue(0)
     engine.download(0)
     sample.host_frame.append(clock.now() - started)
+
+
+def _time_refit_calls(mode: TimedEngine, lead: int, coefficients: NDArray[np.float64], clock: Clock) -> Iterator[float]:
+    """Times the calls of changes, each while frames of slot 0 are queued; that of a mode with two slots changes the idle one."""
+    engine, slot = mode.engine, 1 if mode.async_refit else 0
+    for _ in range(REFIT_CALLS):
+        for _ in range(lead):
+            engine.enqueue(0)
+        started = clock.now()
+        engine.refit(slot, coefficients)
+        yield clock.now() - started
+        clock.wait(engine.stream_handle(0))
+        engine.synchronize(slot)
+
+
+def _time_frames(engine: DeviceEngine, lead: int, clock: Clock) -> list[float]:
+    """Times NEIGHBOR_FRAMES frames of slot 0 on the GPU, queued at once behind `lead` others."""
+    stream = engine.stream_handle(0)
+    clock.reset()
+    for _ in range(lead):
+        engine.enqueue(0)
+    marks = [clock.mark(stream)]
+    for _ in range(NEIGHBOR_FRAMES):
+        engine.enqueue(0)
+        marks.append(clock.mark(stream))
+    clock.wait(stream)
+    return [clock.between(first, second) for first, second in itertools.pairwise(marks)]
+
+
+@contextmanager
+def _refitting(engine: DeviceEngine, slot: int, coefficients: NDArray[np.float64]) -> Iterator[None]:
+    """Has another thread change the slot again and again, each change waited for, from the first one on until the end of the block."""
+    running, stop = threading.Event(), threading.Event()
+
+    def refit_until_stopped() -> None:
+        try:
+            while not stop.is_set():
+                for row in coefficients:
+                    engine.refit(slot, row)
+                    running.set()
+                    engine.synchronize(slot)
+        finally:
+            running.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        refits = pool.submit(refit_until_stopped)
+        running.wait()
+        try:
+            yield
+        finally:
+            stop.set()
+    refits.result()
 
 
 def _time_pixels(engine: DeviceEngine, pixels: PixelFrame, clock: Clock, sample: GpuTimingSamples) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,13 @@ from engines.frame_conversion import HostFrameEngine
 FRAME, CHANGE, UPLOAD, DOWNLOAD = 8e-3, 2e-3, 1e-3, 3e-3
 
 
+def is_main_thread() -> bool:
+    """Tells whether simulated time passes here: that of changes that another thread makes again and again does not."""
+    return threading.current_thread() is threading.main_thread()
+
+
 class Machine:
-    """now: the host's time. Each stream has a time at which it will be empty."""
+    """now: the host's time, that of the main thread. Each stream has a time at which it will be empty."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -74,10 +80,12 @@ class KnownEngine(HostFrameEngine):
 
     def refit(self, slot: int, coefficients: NDArray[np.float64]) -> None:
         self._graphs[slot] = coefficients.tobytes()
-        self.machine.queue(self.stream_handle(slot), CHANGE)
+        if is_main_thread():
+            self.machine.queue(self.stream_handle(slot), CHANGE)
 
     def synchronize(self, slot: int) -> None:
-        self.machine.wait(self.stream_handle(slot))
+        if is_main_thread():
+            self.machine.wait(self.stream_handle(slot))
 
     def upload(self, slot: int, x: NDArray[np.float32]) -> None:
         self._x[slot] = x

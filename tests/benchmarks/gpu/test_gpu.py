@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -30,7 +31,7 @@ from engines import ort_session
 from engines.interface import PRECISIONS
 from tests.fakes.gpu import FakeGpu
 from tests.support.pico_architectures import pico_net
-from tests.support.simulated_clock import CHANGE, DOWNLOAD, FRAME, UPLOAD, KnownClock, KnownEngine, Machine
+from tests.support.simulated_clock import CHANGE, DOWNLOAD, FRAME, UPLOAD, KnownClock, KnownEngine, Machine, is_main_thread
 
 NETWORK = "dncnn_bn"
 ROOT = Path(__file__).parents[3]
@@ -195,6 +196,111 @@ def test_disagreement_above_the_limit_is_a_fault(agreement: Agreement, precision
     assert (describe_fault(agreement, precision) is not None) == is_fault
 
 
+class BlockingEngine(KnownEngine):
+    """A refit that keeps the host until it has ended, which takes it 3 ms more."""
+
+    def refit(self, slot: int, coefficients: Any) -> None:
+        super().refit(slot, coefficients)
+        self.synchronize(slot)
+        if is_main_thread():
+            self.machine.now += 3e-3
+
+
+class StallingEngine(KnownEngine):
+    """A refit of slot 1 from another thread holds up slot 0 by 2 ms: one such refit for each frame that the main thread queues."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.wanted, self.made, self.is_beside = threading.Semaphore(0), threading.Semaphore(0), False
+
+    def refit(self, slot: int, coefficients: Any) -> None:
+        if is_main_thread():
+            self.is_beside = False
+        elif not self.is_beside:
+            self.is_beside = True  # the first one, for which the benchmark waits
+        elif self.wanted.acquire(timeout=0.1):
+            self.machine.queue(self.stream_handle(0), 2e-3)
+            self.made.release()
+        super().refit(slot, coefficients)
+
+    def enqueue(self, slot: int) -> None:
+        if self.is_beside and slot == 0:
+            self.wanted.release()
+            assert self.made.acquire(timeout=10)
+        super().enqueue(slot)
+
+
+def run_two_slots(
+    prepared: tuple[Path, PreparedNetwork], bundle: Bundle, engine: type[KnownEngine], slots: int = 2
+) -> dict[str, Any]:
+    machine = Machine()
+    mode = GpuBackendMode(
+        "tensorrt-ahead", "", lambda bundle, _: engine(machine, bundle, slots=slots), lambda: None, async_refit=slots > 1
+    )
+    return run_case(prepared[1], prepared[0], bundle, (720, 1280), "fp32", [mode], KnownClock(machine), seconds=1.0)
+
+
+def test_a_refit_that_returns_at_once_and_disturbs_nobody(prepared: tuple[Path, PreparedNetwork], bundle: Bundle) -> None:
+    case = run_two_slots(prepared, bundle, KnownEngine)
+    (row,) = case["rows"]
+    assert row["host_refit_ms"] == row["host_refit_p99_ms"] == 0
+    assert row["refit_over_frame"] == pytest.approx(CHANGE / FRAME)
+    assert row["undisturbed_ms"] == row["disturbed_ms"] == pytest.approx(FRAME * 1e3)
+    for name in ("disturbed_over_steady", "disturbed_p99_over_steady", "undisturbed_p99_over_steady"):
+        assert row[name] == pytest.approx(1.0)
+    (goal,) = find_neighbor_goals(case)
+    assert goal["reached"]
+
+
+def find_neighbor_goals(case: dict[str, Any]) -> list[dict[str, Any]]:
+    whole = results.merge_results([{**results.make_empty_result({}, "c"), "cases": [case]}])
+    return [goal for goal in whole["goals"] if goal["figure"].startswith("frame of slot 0 beside refits of slot 1")]
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_refit_that_blocks_the_host_shows_as_host_time(
+    slots: int, prepared: tuple[Path, PreparedNetwork], bundle: Bundle
+) -> None:
+    case = run_two_slots(prepared, bundle, BlockingEngine, slots)
+    (row,) = case["rows"]
+    # A refit waits for the frames in its own slot (at least one) or for itself alone.
+    blocked = (CHANGE + 3e-3 + (FRAME if slots == 1 else 0)) * 1e3
+    assert row["host_refit_ms"] == row["host_refit_p99_ms"] == pytest.approx(blocked)
+    assert row["change_ms"] >= CHANGE * 1e3  # the events see the GPU, which then waits for the host
+    assert (row["disturbed_over_steady"] is None) == (slots == 1)
+    assert not any(goal["measured"] > 1.001 for goal in find_neighbor_goals(case))
+
+
+def test_a_refit_that_stalls_the_other_stream_shows_in_its_frames(
+    prepared: tuple[Path, PreparedNetwork], bundle: Bundle
+) -> None:
+    case = run_two_slots(prepared, bundle, StallingEngine)
+    (row,) = case["rows"]
+    assert row["undisturbed_ms"] == pytest.approx(FRAME * 1e3)
+    assert row["disturbed_ms"] == pytest.approx((FRAME + 2e-3) * 1e3)
+    assert row["disturbed_over_steady"] == row["disturbed_p99_over_steady"] == pytest.approx((FRAME + 2e-3) / FRAME)
+    assert row["undisturbed_p99_over_steady"] == pytest.approx(1.0)
+    (goal,) = find_neighbor_goals(case)
+    assert not goal["reached"]
+    assert "99th percentile 1.25, undisturbed 1.00" in goal["what"]
+    whole = results.merge_results([{**results.make_empty_result({"gpu": "Known"}, "c"), "cases": [case]}])
+    assert "| 1.25 | 1.25 | 1 |" in page(cpu_result(), whole)
+    assert "     1.250     1.250  error" in results.format_short_table(whole)
+
+
+class FailingBesideEngine(KnownEngine):
+    def refit(self, slot: int, coefficients: Any) -> None:
+        if not is_main_thread():
+            raise ValueError("no refit from a thread")
+        super().refit(slot, coefficients)
+
+
+def test_a_refit_that_fails_beside_frames_fails_the_mode(prepared: tuple[Path, PreparedNetwork], bundle: Bundle) -> None:
+    case = run_two_slots(prepared, bundle, FailingBesideEngine)
+    assert not case["rows"]
+    assert case["skipped"]["tensorrt-ahead"] == "failed while it was timed: ValueError: no refit from a thread"
+
+
 class NaNEngine(KnownEngine):
     def infer(self, slot: int, x: Any) -> Any:
         return super().infer(slot, x) * np.float32("nan")
@@ -209,7 +315,7 @@ def test_nan_output_is_a_fault(prepared: tuple[Path, PreparedNetwork], bundle: B
 
 
 class FailingEngine(KnownEngine):
-    left = 25
+    left = 45
 
     def enqueue(self, slot: int) -> None:
         self.left -= 1
@@ -218,7 +324,7 @@ class FailingEngine(KnownEngine):
         super().enqueue(slot)
 
 
-@pytest.mark.parametrize("enqueues_left", [0, 1, 25])
+@pytest.mark.parametrize("enqueues_left", [0, 1, 45])
 def test_mode_that_fails_during_timing_is_skipped_and_others_are_timed(
     prepared: tuple[Path, PreparedNetwork], bundle: Bundle, enqueues_left: int
 ) -> None:
