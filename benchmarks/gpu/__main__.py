@@ -7,7 +7,8 @@
 
 The GPU side needs NumPy, onnx, safetensors and cuda-bindings or pycuda, and TensorRT or PyTorch where the rows use them; nothing
 is downloaded.
-If the two are in separate installations, each measures its part. benchmarks.gpu.measure_all runs everything within a time budget.
+If the two are in separate installations, each measures its part. benchmarks.gpu.run_all checks and measures everything within a
+time budget.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from benchmarks.gpu.machine import describe_machine
 from benchmarks.gpu.measurement import Measurement, report
 from benchmarks.gpu.modes import GPU_BACKEND_MODES, select_modes
 from benchmarks.result_file import describe_commit
-from dni_deploy.errors import DniError, UsageError
+from dni_deploy.errors import DniError, EngineError, UsageError
 from engines.interface import PRECISIONS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,8 +109,7 @@ def _run(options: argparse.Namespace) -> int:
             seconds=options.seconds,
         )
         if options.build_only:
-            measurement.build(networks, shapes, precisions, select_modes(rows))
-            return 0
+            return 0 if measurement.build(networks, shapes, precisions, select_modes(rows)) else EngineError.exit_code
         clock = stack.enter_context(EventClock())
         result["parts"][0]["machine"] = describe_machine()
         if rows is None or "kernel" in rows:

@@ -33,6 +33,7 @@ INPUT_COUNT = 3
 MAX_OPENING_FRACTION = 0.7
 """Fraction of a case's time after which no more modes are opened, to leave time for timing the open ones."""
 NOT_REACHED_REASON = "not reached in the time that was given"
+NOT_BUILT_REASON = "its plan was not built in the time that was given"
 HURRIED_TIMING_FRACTION = 0.3
 """Fraction of the timing seconds for preliminary figures, which a longer timing replaces later."""
 
@@ -161,7 +162,7 @@ def _open(mode: GpuBackendMode, bundle: Bundle, precision: str, shape: tuple[int
     if mode.engine is not None and build_missing:
         build_plan(bundle, mode.engine, precision, max_plan_size(shape))
     elif mode.engine is not None and not has_plan(bundle, mode.engine, precision):
-        raise EngineError("its plan was not built in the time that was given")
+        raise EngineError(NOT_BUILT_REASON)
     return mode.open_engine(bundle, precision)
 
 

@@ -61,21 +61,24 @@ class Measurement:
         shapes: Sequence[tuple[int, int]],
         precisions: Sequence[str],
         modes: Sequence[GpuBackendMode],
-    ) -> None:
-        """Builds the plans that the modes need that can run here, without timing anything."""
+    ) -> bool:
+        """Builds the plans that the modes need that can run here, until the deadline; returns whether none failed."""
+        succeeded = True
         engines = dict.fromkeys(mode.engine for mode in modes if mode.engine is not None and mode.unavailable_reason() is None)
         for name, max_size in itertools.product(names, dict.fromkeys(map(max_plan_size, shapes))):
             bundle = self.bundle(self.network(name), max_size)
             for precision in precisions:
                 for engine in engines:
                     if self.seconds_left() <= 0:
-                        return
+                        return succeeded
                     started = time.monotonic()
                     try:
                         build_plan(bundle, engine, precision, max_size)
                         report(f"{name} {precision} {engine}: {time.monotonic() - started:.0f} s")
                     except DniError as error:
                         report(f"{name} {precision} {engine}: {error}")
+                        succeeded = False
+        return succeeded
 
     def cases(
         self,

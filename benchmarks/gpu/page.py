@@ -8,8 +8,8 @@ from typing import Any
 from dni_deploy.errors import escape_name
 
 COMMANDS = """    python -m benchmarks.gpu --prepare prepared                               # where PyTorch is; no GPU needed
-    python -m benchmarks.gpu.measure_all --prepared prepared -o part.json             # on the GPU, 25 minutes; again to go on
-    python -m benchmarks.gpu --merge part.json -o benchmarks/results/gpu.json
+    python -m benchmarks.gpu.run_all --prepared prepared --budget 1500 --everything -o out    # on the GPU; again to go on
+    python -m benchmarks.gpu --merge out/all.json -o benchmarks/results/gpu.json
     python -m benchmarks --page"""
 METHOD_NOTE = (
     "How: every mode in turn, round after round, and medians. Change, first and steady frame are the GPU's own time, by "
@@ -52,7 +52,7 @@ def format_gpu_lines(result: Mapping[str, Any] | None) -> list[str]:
     lines += ["Made by these commands from benchmarks/results/gpu.json; do not edit by hand.", "", COMMANDS, ""]
     for number, part in enumerate(result["parts"]):
         lines += _part_lines(number, part, [case for case in result["cases"] if case["part"] == number])
-    lines += [METHOD_NOTE, "", *_goal_lines(result), *_kernel_lines(result)]
+    lines += [METHOD_NOTE, "", *_goal_lines(result), *_check_lines(result), *_kernel_lines(result)]
     groups: dict[tuple[str, str, tuple[int, ...]], list[Mapping[str, Any]]] = {}
     for case in sorted(result["cases"], key=lambda case: (case["network"], case["precision"], case["shape"], case["part"])):
         groups.setdefault((case["network"], case["precision"], tuple(case["shape"])), []).append(case)
@@ -101,6 +101,16 @@ def _goal_lines(result: Mapping[str, Any]) -> list[str]:
 
 def _format_number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
+
+
+def _check_lines(result: Mapping[str, Any]) -> list[str]:
+    if not result["checks"]:
+        return []
+    lines = ["### Checked on this GPU", "", "| program | part | result | s |", "|---|---|---|---|"]
+    for check in result["checks"]:
+        mark = "passed" if check["passed"] else "**failed**"
+        lines.append(f"| `{check['command']}` | {check['part'] + 1} | {mark} | {check['seconds']:.0f} |")
+    return [*lines, ""]
 
 
 def _kernel_lines(result: Mapping[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 schema   1
 parts    [{commit, machine, ceilings}]: the origin of the figures; every figure names its part
 kernel   [{part, label, network, precision, ...}], as kernel.py gives them
+checks   [{part, name, command, passed, seconds, lines}]: the programs that check the engines, and what they printed
 cases    [{part, network, shape, precision, rows, ratios, skipped, ...}], as case.py gives them
 goals    the goals and what was measured
 """
@@ -28,12 +29,13 @@ Result = dict[str, Any]
 
 def make_empty_result(machine: Mapping[str, str], commit: str) -> Result:
     part = {"commit": commit, "machine": dict(machine), "ceilings": None}
-    return {"schema": RESULT_SCHEMA_VERSION, "parts": [part], "kernel": [], "cases": []}
+    return {"schema": RESULT_SCHEMA_VERSION, "parts": [part], "checks": [], "kernel": [], "cases": []}
 
 
 def merge_results(results: Iterable[Result]) -> Result:
     """Merges all figures. Parts of the same machine, date and commit become one; a later measurement of a case replaces an earlier one."""
     parts: list[dict[str, Any]] = []
+    checks: dict[tuple[Any, ...], dict[str, Any]] = {}
     kernel: dict[tuple[Any, ...], dict[str, Any]] = {}
     cases: dict[tuple[Any, ...], dict[str, Any]] = {}
     for result in results:
@@ -45,13 +47,22 @@ def merge_results(results: Iterable[Result]) -> Result:
                 parts.append(merged_part := {**part})
             merged_part["ceilings"] = part["ceilings"] or merged_part["ceilings"]
             numbers.append(parts.index(merged_part))
+        for check in result.get("checks", ()):  # older results have none
+            number = numbers[check["part"]]
+            checks[number, check["name"]] = {**check, "part": number}
         for figure in result["kernel"]:
             number = numbers[figure.get("part", 0)]
             kernel[number, figure["label"]] = {**figure, "part": number}
         for case in result["cases"]:
             number = numbers[case.get("part", 0)]
             cases[number, case["network"], tuple(case["shape"]), case["precision"]] = {**case, "part": number}
-    whole = {"schema": RESULT_SCHEMA_VERSION, "parts": parts, "kernel": list(kernel.values()), "cases": list(cases.values())}
+    whole = {
+        "schema": RESULT_SCHEMA_VERSION,
+        "parts": parts,
+        "checks": list(checks.values()),
+        "kernel": list(kernel.values()),
+        "cases": list(cases.values()),
+    }
     return {**whole, "goals": list_goals(whole)}
 
 
@@ -83,6 +94,8 @@ def format_short_table(result: Result) -> str:
                 f", {name} product {rate / 1e12:.0f} TFLOP/s" for name, rate in part["ceilings"]["products"].items()
             )
             lines.append(f"copy {part['ceilings']['copy'] / 1e12:.2f} TB/s{products}")
+    for check in result["checks"]:
+        lines.append(f"{'passed' if check['passed'] else 'FAILED'}  {check['name']} in {check['seconds']:.0f} s")
     for figure in result["kernel"]:
         lines.append(
             f"kernel {figure['label']}: {figure['launched_us']:.1f} us launched, {figure['replayed_us'] or 0:.1f} us replayed, "

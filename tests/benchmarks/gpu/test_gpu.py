@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.gpu import __main__, measure_all, modes
+from benchmarks.gpu import __main__, modes
 from benchmarks.gpu import result as results
 from benchmarks.gpu.case import run_case
 from benchmarks.gpu.check import Agreement, describe_fault, measure_agreement
@@ -362,6 +362,7 @@ def test_goals_and_page_match_the_merged_result(
 ) -> None:
     ours = results.make_empty_result({"gpu": "Known", "date": "2026-01-01"}, "abc")
     ours["parts"][0]["ceilings"] = {"copy": 4.4e12, "products": {"fp16": 8e14}}
+    ours["checks"] = [{"part": 0, "name": "kernels", "command": "tests.it", "passed": False, "seconds": 8.2, "lines": ["no"]}]
     ours["kernel"] = [figure("rrdb", "RRDB", 0.5), figure("large", "large", 0.95), figure("pico", "Pico", 0.1)]
     inputs = {**case[0]["rows"][0], "name": "tensorrt-inputs"}
     theirs = results.make_empty_result({"gpu": "Known", "torch": "9"}, "abc")
@@ -390,6 +391,7 @@ def test_goals_and_page_match_the_merged_result(
     text = page(cpu_result(), whole)
     assert "## On a GPU" in text
     assert "**0.50**, not reached" in text
+    assert "| `tests.it` | 1 | **failed** | 8 |" in text
     assert " | 1.25 | - |" in text
     assert "| mode tensorrt | 1 | 2 | 8 | 8 | 2 | 1.25 |" in text
     assert "| mode torch-compile | 2 | " in text
@@ -409,7 +411,7 @@ def test_benchmarks_page_in_docs_matches_the_stored_results() -> None:
     assert (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8") == text
     if gpu is None:
         assert "No GPU has been measured yet" in text
-        assert "python -m benchmarks.gpu.measure_all" in text
+        assert "python -m benchmarks.gpu.run_all" in text
 
 
 def test_merge_keeps_the_later_measurement_of_a_case(
@@ -420,8 +422,11 @@ def test_merge_keeps_the_later_measurement_of_a_case(
         "cases": [{**case[0], "seconds": 1}],
         "kernel": [figure("rrdb", "l", 0.5)],
     }
+    check = {"part": 0, "name": "kernels", "command": "it", "passed": False, "seconds": 1.0, "lines": []}
+    first["checks"] = [check]
     again = {
         **results.make_empty_result({"gpu": "a"}, "c"),
+        "checks": [{**check, "passed": True}],
         "cases": [{**case[0], "seconds": 2}],
         "kernel": [figure("rrdb", "l", 0.7)],
     }
@@ -429,60 +434,9 @@ def test_merge_keeps_the_later_measurement_of_a_case(
     whole = results.merge_results([first, again, other])
     assert [(entry["part"], entry["seconds"]) for entry in whole["cases"]] == [(0, 2), (1, 3)]
     assert [entry["over_copy"] for entry in whole["kernel"]] == [0.7]
+    assert [check["passed"] for check in whole["checks"]] == [True]
+    assert "passed  kernels in 1 s" in results.format_short_table(whole)
     assert results.merge_results([whole]) == whole
-
-
-def test_tasks_are_ordered_by_importance_and_finished_ones_are_skipped(
-    case: tuple[dict[str, Any], list[KnownEngine], list[dict[str, Any]]],
-) -> None:
-    plain = [task.name for task in measure_all.list_tasks(plans=False)]
-    assert plain[:3] == ["kernel", "rrdb 1280x720 fp16", "compact 1280x720 fp16"]
-    assert len(plain) == 25
-    planned = list(measure_all.list_tasks(plans=True))
-    assert [task.name for task in planned[1:9]] == [
-        f"plan rrdb 1280x720 fp16 {library}{kind}"
-        for library in ("tensorrt", "tensorrt-rtx")
-        for kind in ("", "-constant", "-inputs", "-graph")
-    ]
-    for task in planned:  # every command line is valid
-        __main__.make_parser().parse_args(list(task.arguments))
-    whole = results.merge_results(
-        [{**results.make_empty_result({}, "c"), "cases": [{**case[0], "network": "rrdb"}], "kernel": [figure("large", "l", 1)]}]
-    )
-    done = [task.name for task in planned if measure_all.has_result(whole, task)]
-    assert done == ["kernel", "rrdb 1280x720 fp16"]
-
-
-def test_measure_all_resumes_after_a_crash(
-    case: tuple[dict[str, Any], list[KnownEngine], list[dict[str, Any]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    done: list[str] = []
-
-    def run(task: measure_all.Task, common: tuple[str, ...], output: Path, left: float) -> Any:
-        if len(done) == 4:
-            return None  # it crashed
-        done.append(task.name)
-        result = results.make_empty_result({"gpu": "Known"}, "c")
-        if task.kernel:
-            result["kernel"] = [figure("large", "l", 1.0)]
-        elif task.case is not None:
-            network, shape, precision = task.case
-            result["cases"] = [{**case[0], "network": network, "shape": [1, 3, *shape], "precision": precision}]
-        return result
-
-    monkeypatch.setattr(measure_all, "run", run)
-    monkeypatch.setattr(measure_all.driver, "why_gpu_unavailable", lambda: None)
-    command = ["--prepared", str(tmp_path), "-o", str(tmp_path / "o.json"), "--commit", "c"]
-    assert measure_all.main(command) == 0
-    assert done == ["kernel", "rrdb 1280x720 fp16", "compact 1280x720 fp16", "dncnn 1280x720 fp16"]
-    assert len(results.read(tmp_path / "o.json")["cases"]) == 3
-    done.clear()
-    assert measure_all.main(command) == 0
-    assert done[0] == "transformer 1280x720 fp16"
-    assert len(results.read(tmp_path / "o.json")["cases"]) == 7
-    done.clear()
-    assert measure_all.main([*command, "--budget", "1"]) == 0
-    assert not done  # no time left
 
 
 def test_invalid_command_lines_are_usage_errors(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,14 +1,16 @@
 """On a GPU: the kernels and the blender for real. A program of its own: the other tests have fakes of the CUDA packages.
 
-    python -m tests.engines.cuda.on_gpu
+    python -m tests.engines.cuda.on_gpu [--skip-largest]
 
 Prints a line for each check; an error ends it with a code that is not 0. Where a C++ compiler is at hand, the GPU's numbers must be
-the same bits as those of the same source on the host.
+the same bits as those of the same source on the host. That is slow for the largest size, which --skip-largest leaves out.
 """
 
 from __future__ import annotations
 
+import argparse
 import shutil
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -51,12 +53,12 @@ def on_device(device: Device, members: list[NDArray[Any]], shares: list[float], 
     return got[shift : shift + size]
 
 
-def check_kernels(device: Device) -> None:
+def check_kernels(device: Device, sizes: Sequence[int] = SIZES) -> None:
     same_bits = shutil.which("g++") is not None
     for stored, dtype in test_kernels.PAIRS:
         for count in (1, 2, 3, 4, 5, 8, 16):
             shares = test_kernels.weights(count)
-            for size in SIZES:
+            for size in sizes:
                 members = test_kernels.random(size, count, stored)
                 for shift in (0, 1):
                     got = on_device(device, members, shares, dtype, shift)
@@ -100,11 +102,14 @@ def check_blender() -> None:
         )
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--skip-largest", action="store_true", help="leave out the largest size")
+    sizes = SIZES[:-1] if parser.parse_args(arguments).skip_largest else SIZES
     device = Device.open()
     print(device.name, device.architecture)
     with device:
-        check_kernels(device)
+        check_kernels(device, sizes)
     device.close()
     check_blender()
 

@@ -7,6 +7,7 @@ Prints a line for each check, then times of frames; an error ends it with a code
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import os
 import sys
@@ -207,9 +208,14 @@ def run(folder: Path, size: tuple[int, int] = (720, 1280), rounds: int = 20, dep
     yield from time_frames(write(folder / "timed.dni", 3, 64, depth), size, rounds)
 
 
-if __name__ == "__main__":
+def main(arguments: list[str] | None = None) -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(arguments)
     print(f"ONNX Runtime {ort.__version__}, NumPy {np.__version__}, Python {sys.version.split()[0]}", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         for line in run(Path(scratch)):
             print(line, flush=True)
     print("all checks passed")
+
+
+if __name__ == "__main__":
+    main()

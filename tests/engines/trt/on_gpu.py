@@ -7,6 +7,7 @@ Prints a line for each check; an error ends it with a code that is not 0. Needs 
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 import time
@@ -33,7 +34,7 @@ from engines import ort_session
 from engines.interface import PRECISIONS, BuildOptions, EngineOptions
 from engines.profile import Profile
 from engines.trt.build import build_plan
-from engines.trt.library import load_library
+from engines.trt.library import TITLES, load_library
 from engines.trt.load import open_engine, serialize_refitted
 from engines.verification import MAX_RELATIVE_ERROR
 from tests.engines.trt.alpha_probe_network import engine_class
@@ -180,10 +181,17 @@ def run(folder: Path) -> Iterator[str]:
             yield f"{title}: stripped plan of {built.plan_path.stat().st_size} bytes; {check_kind(bundle, 'refit', 'fp32', False, 1)}"
 
 
-if __name__ == "__main__":
-    LIBRARY = next(iter(sys.argv[1:]), LIBRARY)
+def main(arguments: list[str] | None = None) -> None:
+    global LIBRARY
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("library", nargs="?", choices=TITLES, default=LIBRARY)
+    LIBRARY = parser.parse_args(arguments).library
     print(f"{load_library(LIBRARY).title}, NumPy {np.__version__}, Python {sys.version.split()[0]}", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         for line in run(Path(scratch)):
             print(line, flush=True)
     print("all checks passed")
+
+
+if __name__ == "__main__":
+    main()
