@@ -270,7 +270,7 @@ engine = click.option(
     metavar="auto|NAME",
     default="auto",
     show_default=True,
-    help="The engine that runs the network: tensorrt, onnxruntime-gpu or onnxruntime; auto chooses the first of them that "
+    help="The engine that runs the network: tensorrt, tensorrt-rtx, onnxruntime-gpu or onnxruntime; auto chooses the first of them that "
     "can run here and says why. `dni-deploy doctor` lists all engines.",
 )
 PRECISION_TYPE = click.Choice(["fp32", "tf32", "fp16"])

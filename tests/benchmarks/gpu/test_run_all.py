@@ -194,6 +194,37 @@ def test_frames_are_built_and_timed_on_the_fake_gpu(prepared: Path, tmp_path: Pa
     assert rows["tensorrt-rtx-ahead"]["disturbed_over_steady"] > 0
 
 
+def test_programs_import_with_the_packages_of_a_gpu_machine() -> None:
+    """The image of one has PyTorch, ONNX, ONNX Runtime, cuda-bindings, pytest and what the commands need, and not these."""
+    modules = sorted({command[0] for step in run_all.list_all_steps() for command in step.commands})
+    assert len(modules) == 4
+    absent = (
+        "av",
+        "onnxscript",
+        "onnx_ir",
+        "spandrel",
+        "scipy",
+        "skimage",
+        "matplotlib",
+        "openvino",
+        "mido",
+        "pycuda",
+        "websockets",
+    )
+    code = f"""if True:
+        import importlib, sys
+        sys.modules.update(dict.fromkeys({absent!r}))
+        import pytest
+        from tests.fakes.gpu import install
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            install(monkeypatch, tensorrt="rtx-1.7", cuda="cuda-bindings")
+            for name in ("benchmarks.gpu.__main__", "benchmarks.gpu.torch_peers", "benchmarks.gpu.kernel", *{modules!r}):
+                importlib.import_module(name)
+    """
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("version", "only"), [("rtx-1.7", None), ("11.4", "tensorrt,dncnn-1280x720-fp16")])
 def test_every_step_runs_on_the_fake_gpu_from_a_tree_without_large_folders(
