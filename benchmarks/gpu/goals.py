@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.gpu.modes import OUR_MODES, TUNED_PLAN_SIZE, list_mode_names
 from engines.interface import PRECISIONS
-from engines.trt.library import TITLES
+from engines.trt.library import LIBRARY_TITLES
 from engines.verification import MIN_PSNR_DB, max_allowed_error
 
 NO_STALL = (*list_mode_names("-ahead", "-inputs", "-inputs-replay"), "onnxruntime-gpu")
@@ -107,7 +107,7 @@ def _neighbor_goals(result: Mapping[str, Any]) -> Iterator[GpuGoal]:
 
 def _refit_goals(result: Mapping[str, Any]) -> Iterator[GpuGoal]:
     for case in _cases_at_tuned_size(result):
-        for library, title in TITLES.items():
+        for library, title in LIBRARY_TITLES.items():
             value = case["ratios"].get(f"steady, {library} / {library}-constant")
             if value is not None:
                 what = f"{case['title']}, {case['precision']}"

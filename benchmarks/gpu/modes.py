@@ -11,7 +11,7 @@ from dni_deploy.bundle.bundle import Bundle
 from engines.interface import BuildOptions, DeviceEngine, EngineOptions
 from engines.profile import Profile
 from engines.registry import ENGINES, load_engine
-from engines.trt.library import TITLES
+from engines.trt.library import LIBRARY_TITLES
 
 if TYPE_CHECKING:
     from engines.trt.engine import TensorRTEngine
@@ -22,7 +22,7 @@ MIN_PLAN_SIZE, TUNED_PLAN_SIZE = (64, 64), (720, 1280)
 
 def list_mode_names(*suffixes: str) -> tuple[str, ...]:
     """Lists the modes with these suffixes ("" for the refitted engine itself) of both TensorRT libraries."""
-    return tuple(f"{library}{suffix}" for library in TITLES for suffix in suffixes)
+    return tuple(f"{library}{suffix}" for library in LIBRARY_TITLES for suffix in suffixes)
 
 
 OUR_MODES = (*list_mode_names("-ahead", "", "-replay", "-inputs", "-inputs-replay"), "onnxruntime-gpu")
@@ -55,8 +55,8 @@ class GpuBackendMode:
 
 
 def engine_library(engine: str) -> str | None:
-    """Returns the TensorRT library of an engine or baseline, a key of TITLES; None for one that needs no plan."""
-    return next((library for library in sorted(TITLES, key=len, reverse=True) if engine.startswith(library)), None)
+    """Returns the TensorRT library of an engine or baseline, a key of LIBRARY_TITLES; None for one that needs no plan."""
+    return next((library for library in sorted(LIBRARY_TITLES, key=len, reverse=True) if engine.startswith(library)), None)
 
 
 def has_plan(bundle: Bundle, engine: str, precision: str) -> bool:
@@ -112,7 +112,7 @@ def _make_engine_mode(
 
 def _make_tensorrt_modes(library: str) -> tuple[GpuBackendMode, ...]:
     """Makes the modes of one TensorRT library, "tensorrt" or "tensorrt-rtx"."""
-    title = TITLES[library]
+    title = LIBRARY_TITLES[library]
     inputs = f"{library}-inputs"
     ahead = f"ours: {title}, two engines, the idle one refitted while a frame runs"
     constant = f"{title}, a plan per alpha (the ceiling)"
@@ -146,7 +146,7 @@ def why_torch_unavailable() -> str | None:
 
 
 GPU_BACKEND_MODES: tuple[GpuBackendMode, ...] = (
-    *(mode for library in TITLES for mode in _make_tensorrt_modes(library)),
+    *(mode for library in LIBRARY_TITLES for mode in _make_tensorrt_modes(library)),
     _make_engine_mode("onnxruntime-gpu", "ours: ONNX Runtime on the GPU, weights as inputs", "onnxruntime-gpu"),
     _make_torch_mode("torch-eager", "PyTorch eager, weights blended in place", "eager"),
     _make_torch_mode("torch-graph", "PyTorch eager in a CUDA graph, weights blended in place", "graph"),

@@ -34,7 +34,7 @@ from benchmarks.result_file import describe_commit
 from dni_deploy.errors import UnavailableError, UsageError
 from engines.cuda import driver
 from engines.registry import ENGINES
-from engines.trt.library import TITLES
+from engines.trt.library import LIBRARY_TITLES
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCHER = (sys.executable, "-m")
@@ -113,7 +113,7 @@ def list_all_steps() -> list[Step]:
 
 
 def _engine_check(engine: str, module: str, limit_s: float) -> Step:
-    arguments = (engine,) if engine in TITLES else ()
+    arguments = (engine,) if engine in LIBRARY_TITLES else ()
     return Step(engine, ((module, *arguments),), limit_s, unavailable_reason=ENGINES[engine].unavailable_reason(None))
 
 
@@ -124,7 +124,9 @@ def _frames_step(network: str, size: str, precision: str, names: tuple[str, ...]
     rows = tuple(name for name, reason in reasons.items() if reason is None)
     ours = [name for name in reasons if name in OUR_MODES]
     missing = None if set(ours) & set(rows) else "; ".join(dict.fromkeys(str(reasons[name]) for name in ours))
-    builds = [(*case, ",".join(row for row in rows if engine_library(row) == library), "--build-only") for library in TITLES]
+    builds = [
+        (*case, ",".join(row for row in rows if engine_library(row) == library), "--build-only") for library in LIBRARY_TITLES
+    ]
     commands = [command for command in builds if command[-2]]
     return Step(f"{network}-{size}-{precision}", (*commands, (*case, ",".join(rows), "--no-build")), limit_s, rows, missing)
 

@@ -34,7 +34,7 @@ from engines import ort_session
 from engines.interface import PRECISIONS, BuildOptions, EngineOptions
 from engines.profile import Profile
 from engines.trt.build import build_plan
-from engines.trt.library import TITLES, load_library
+from engines.trt.library import LIBRARY_TITLES, load_library
 from engines.trt.load import open_engine, serialize_refitted
 from engines.verification import MAX_RELATIVE_ERROR
 from tests.engines.trt.alpha_probe_network import engine_class
@@ -184,7 +184,7 @@ def run(folder: Path) -> Iterator[str]:
 def main(arguments: list[str] | None = None) -> None:
     global LIBRARY
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("library", nargs="?", choices=TITLES, default=LIBRARY)
+    parser.add_argument("library", nargs="?", choices=LIBRARY_TITLES, default=LIBRARY)
     LIBRARY = parser.parse_args(arguments).library
     print(f"{load_library(LIBRARY).title}, NumPy {np.__version__}, Python {sys.version.split()[0]}", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
