@@ -20,7 +20,7 @@ from dni_deploy.signature import Signature
 from dni_deploy.utils.compare_arrays import relative_error
 from dni_deploy.utils.onnx_weights import fill_initializers
 from exporters.canonical_names import find_used_values
-from exporters.export_graph import INPUT_NAME, collect_float_tensors
+from exporters.export_graph import INPUT_NAME, collect_float_tensors, find_extra_side, small_sides
 
 MAX_RELATIVE_ERROR = 1e-4
 """Largest difference over the largest output. Measured on the architectures here, full-size and small: rounding gives 1e-7 to
@@ -44,7 +44,8 @@ def verify_graph(graph: onnx.ModelProto, net: nn.Module, signature: Signature, *
         The largest relative error.
 
     Raises:
-        MismatchError: The graph does not load, a weight has no effect on the output, or the error is above MAX_RELATIVE_ERROR.
+        MismatchError: The graph does not load, network or graph fail on a size that the signature allows, a weight has no
+            effect on the output, or the error is above MAX_RELATIVE_ERROR.
     """
     generator = torch.Generator().manual_seed(seed)
     tensors, _ = collect_float_tensors(net)
@@ -52,16 +53,14 @@ def verify_graph(graph: onnx.ModelProto, net: nn.Module, signature: Signature, *
     _check_all_weights_used(graph, changed)
     session = _make_ort_session(graph, {name: tensor.numpy() for name, tensor in changed.items()})
     worst = 0.0
-    for x in _make_inputs(signature, generator):
-        with torch.no_grad():
-            expected = torch.func.functional_call(net, changed, (x.clone(),)).numpy()
+    for x in _make_inputs(signature, generator, find_extra_side(net, signature)):
+        expected = _run_network(net, changed, x)
         if not np.isfinite(expected).all():
             raise MismatchError(
                 f"The network {escape_name(type(net).__name__)} gives NaN or infinite values when its weights change "
                 "by a quarter, so its graph cannot be verified."
             )
-        got = session.run(None, {INPUT_NAME: x.numpy()})[0]
-        worst = max(worst, relative_error(got, expected))
+        worst = max(worst, relative_error(_run_session(session, net, x), expected))
     if worst > MAX_RELATIVE_ERROR:
         raise MismatchError(
             f"The exported graph of {escape_name(type(net).__name__)} does not follow its weights: with other weights "
@@ -69,6 +68,31 @@ def verify_graph(graph: onnx.ModelProto, net: nn.Module, signature: Signature, *
             f"where {MAX_RELATIVE_ERROR:.0e} is allowed."
         )
     return worst
+
+
+def _run_network(net: nn.Module, weights: Mapping[str, Tensor], x: Tensor) -> NDArray[np.float32]:
+    try:
+        with torch.no_grad():
+            output: NDArray[np.float32] = torch.func.functional_call(net, dict(weights), (x.clone(),)).numpy()
+    except Exception as error:  # whatever a network raises on a size that it does not take
+        raise _size_error(f"The network {escape_name(type(net).__name__)}", x, error) from error
+    return output
+
+
+def _run_session(session: onnxruntime.InferenceSession, net: nn.Module, x: Tensor) -> NDArray[np.float32]:
+    try:
+        output: NDArray[np.float32] = session.run(None, {INPUT_NAME: x.numpy()})[0]
+    except Exception as error:  # the runtime's own exceptions share no base
+        raise _size_error(f"The exported graph of {escape_name(type(net).__name__)}", x, error) from error
+    return output
+
+
+def _size_error(subject: str, x: Tensor, error: Exception) -> MismatchError:
+    height, width = x.shape[2:]
+    lines = str(error).splitlines() or [type(error).__name__]
+    return MismatchError(
+        f"{subject} fails on an input of {height} x {width} pixels, which its signature allows: {escape_name(lines[0], 300)}"
+    )
 
 
 def _perturb_tensor(tensor: Tensor, generator: torch.Generator) -> Tensor:
@@ -79,10 +103,10 @@ def _perturb_tensor(tensor: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(tensor == 0, small, tensor * factor)
 
 
-def _make_inputs(signature: Signature, generator: torch.Generator) -> Iterator[Tensor]:
+def _make_inputs(signature: Signature, generator: torch.Generator, extra: int) -> Iterator[Tensor]:
     """Two inputs of different sides, the second a batch of two, in the network's own range."""
     channels, block = signature.input_channels, signature.multiple
-    short, long = block * (1 + 12 // block), block * (2 + 16 // block)
+    short, long = small_sides(signature, extra)
     for batch, height, width in ((1, short, long), (2, long, short + block)):
         if signature.kind == "latent":
             yield torch.randn(batch, channels, 1, 1, generator=generator)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dni_deploy.errors import MismatchError
 from dni_deploy.signature import Signature
-from exporters.export_graph import export_graph
+from exporters.export_graph import export_graph, find_extra_side
 from exporters.verify_graph import MAX_RELATIVE_ERROR, verify_graph
 from tests.support.exported_network import export_pico
 from tests.support.pico_architectures import PICO, pico_net
@@ -101,3 +101,60 @@ def test_a_network_that_leaves_the_numbers_cannot_be_verified() -> None:
     net = Sensitive().eval()
     with pytest.raises(MismatchError, match="NaN or infinite values"):
         verify_graph(export_graph(net, Signature()).graph, net, Signature())
+
+
+class Padded(nn.Module):
+    """Reflects 18 pixels, as Real-CUGAN does: an input of 18 pixels or fewer is too small."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv(nn.functional.pad(x, (18,) * 4, mode="reflect"))[:, :, 18:-18, 18:-18]
+        return out
+
+
+class Pooled(nn.Module):
+    """Pools 7 x 7 of a map of half the size, as the ESA block of RFDN and RLFN does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        small = nn.functional.max_pool2d(self.conv(x), 7, 3)
+        return x * torch.sigmoid(nn.functional.interpolate(small, size=x.shape[2:], mode="bilinear", align_corners=False))
+
+
+@pytest.mark.parametrize("factory", [Padded, Pooled])
+def test_a_network_that_needs_larger_inputs_is_exported_and_verified(factory: type[nn.Module]) -> None:
+    net = factory().eval().requires_grad_(False)
+    assert find_extra_side(net, Signature()) == 32
+    assert verify_graph(export_graph(net, Signature()).graph, net, Signature()) < MAX_RELATIVE_ERROR / 10
+
+
+class Quartered(nn.Module):
+    """Needs sides in multiples of 4."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(48, 48, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.pixel_shuffle(self.conv(nn.functional.pixel_unshuffle(x, 4)), 4)
+
+
+def test_a_multiple_that_the_signature_lacks_still_fails() -> None:
+    net = Quartered().eval().requires_grad_(False)
+    assert find_extra_side(net, Signature()) == 0
+    graph = export_graph(net, Signature(multiple=4)).graph
+    with pytest.raises(MismatchError, match="Quartered fails on an input of 13 x 18 pixels, which its signature allows"):
+        verify_graph(graph, net, Signature())
+
+
+def test_a_graph_that_fails_on_a_size_is_named(dncnn: tuple[onnx.ModelProto, nn.Module]) -> None:
+    graph, net = copied(dncnn[0]), dncnn[1]
+    graph.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 24
+    with pytest.raises(MismatchError, match="The exported graph of DnCNN fails on an input of 13 x 18 pixels"):
+        verify_graph(graph, net, Signature())

@@ -35,6 +35,7 @@ from exporters.architectures.rrdbnet import RRDBNet
 
 pytest.importorskip("torch")
 from tests.support.pico_architectures import PICO, pico_family, pico_state
+from tests.support.torchvision_stub import import_spandrel
 
 
 def named(states: list[dict[str, Any]]) -> dict[str, Any]:
@@ -231,6 +232,23 @@ def test_one_network_under_two_namings_and_a_prefix_is_checked_as_one() -> None:
     report = check({"a": {"A": first}, "b": {"A": prefixed, "B": first}}, key="A")
     assert (report.mismatches, report.architecture, report.distances[0][1]) == ((), "rrdbnet", 0)
     assert any("under other names" in note for note in report.notes)
+
+
+def test_a_network_that_changes_its_input_in_place_is_judged_by_its_output() -> None:
+    """spandrel's RCAN begins with `x *= 255`: each test image has to be its own copy."""
+    try:
+        import_spandrel()
+    except ModuleNotFoundError as error:
+        pytest.skip(f"spandrel is not installed: {error}")
+    import torch
+    from spandrel.architectures.RCAN import RCAN
+
+    torch.manual_seed(0)
+    net = RCAN(n_resgroups=1, n_resblocks=1, n_feats=8, reduction=4, scale=2).requires_grad_(False)
+    state = {key: value.numpy() for key, value in net.state_dict().items()}
+    report = check({"a": state, "b": state})
+    assert (report.verdict, report.architecture) == ("blends well", "spandrel.RCAN")
+    assert [row.departure for row in report.midpoints] == [0, 0]
 
 
 def test_a_family_of_one_member_is_refused() -> None:
