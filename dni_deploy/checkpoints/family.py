@@ -16,6 +16,9 @@ from dni_deploy.errors import InputError, LimitError, MismatchError, UsageError,
 from dni_deploy.utils.file_entry import split_entry
 
 MAX_MEMBERS = 16
+COMPUTED_BUFFERS = {"attn_mask", "relative_position_index"}
+"""Last parts of the names of buffers in window transformers (Swin, SwinIR, HAT) that follow from the sizes of window and image:
+no member has learned them. Other versions of a network do not save them, and `attn_mask` has the size of the training images."""
 MEMBER_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -147,7 +150,8 @@ def read_members(
     loaded = [Member(name, _load_checkpoint(value, name, key, recognizers)) for name, value in members.items()]
     for member in loaded:
         _check_finite(member)
-    return (loaded[0], *(_rename_like(loaded[0], member) for member in loaded[1:]))
+    first, *others = loaded
+    return (first, *(_share_computed_buffers(first, _rename_like(first, member)) for member in others))
 
 
 def _rename_like(first: Member, member: Member) -> Member:
@@ -165,6 +169,26 @@ def _rename_like(first: Member, member: Member) -> Member:
         notes=(*other.notes, f"Its tensors have the names of {first.name}, which is the same network under other names."),
     )
     return Member(member.name, renamed)
+
+
+def _share_computed_buffers(first: Member, member: Member) -> Member:
+    """The member with the first one's buffers of COMPUTED_BUFFERS, where it has none or another size of training images."""
+    expected, tensors = first.checkpoint.tensors, dict(member.checkpoint.tensors)
+    keys = [key for key in {**expected, **tensors} if key.rsplit(".", 1)[-1] in COMPUTED_BUFFERS]
+    changed = [key for key in keys if key not in tensors or key not in expected or _is_resized_mask(key, expected, tensors)]
+    if not changed:
+        return member
+    for key in changed:
+        tensors.pop(key, None)
+        if key in expected:
+            tensors[key] = expected[key]
+    count = "1 buffer" if len(changed) == 1 else f"{len(changed)} buffers"
+    note = f"Taken from {first.name}, because the network computes it itself: {count}, first {changed[0]!r}."
+    return Member(member.name, replace(member.checkpoint, tensors=tensors, notes=(*member.checkpoint.notes, note)))
+
+
+def _is_resized_mask(key: str, expected: Mapping[str, Any], tensors: Mapping[str, Any]) -> bool:
+    return key.endswith("attn_mask") and expected[key].shape != tensors[key].shape
 
 
 def find_differences(first: Checkpoint, other: Checkpoint) -> list[Difference]:
@@ -202,9 +226,24 @@ def describe_mismatch(first: Member, member: Member, differences: list[Differenc
     counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
     total = sum(not _is_batch_counter(key) for key in first.checkpoint.tensors) + kinds["extra"]
     return (
-        f"Member {member.name!r} does not fit family {first.name!r}: {len(differences)} of {total} tensors differ"
-        f"{f' ({counts})' if counts else ''}, first {differences[0]}. Blend only checkpoints of one architecture."
+        f"Member {member.name!r} does not fit family {first.name!r}: {_compare_networks(first, member)}{len(differences)} of "
+        f"{total} tensors differ{f' ({counts})' if counts else ''}, first {differences[0]}. "
+        "Blend only checkpoints of one architecture."
     )
+
+
+def _compare_networks(first: Member, member: Member) -> str:
+    """What both are, where a recognizer knows them."""
+    one, other = _describe_network(first.checkpoint), _describe_network(member.checkpoint)
+    return f"{member.name} is {other}, {first.name} is {one}; " if one and other and one != other else ""
+
+
+def _describe_network(checkpoint: Checkpoint) -> str | None:
+    if checkpoint.network is None:
+        return None
+    architecture, names = checkpoint.network
+    count = sum(checkpoint.tensors[name].size for name in names)
+    return f"{architecture} with {count:,} weights in {len(names)} tensors"
 
 
 def _load_checkpoint(value: Any, name: str, key: str | None, recognizers: Sequence[Recognizer]) -> Checkpoint:

@@ -137,3 +137,29 @@ def test_members_may_be_paths_checkpoints_or_state_dicts() -> None:
         Family.from_checkpoints({"a": state(0), "b": 3})  # type: ignore[dict-item]
     with pytest.raises(CheckpointError, match="does not exist"):
         Family.from_checkpoints({"a": state(0), "b": "absent.pth"})
+
+
+def test_buffers_that_the_network_computes_are_not_compared() -> None:
+    """SwinIR saves a mask of the size of its training images; other versions of it save neither mask nor index."""
+
+    def window_state(mask: int, index: bool = True, extra: bool = False) -> dict[str, np.ndarray]:
+        tensors = {"b.weight": np.full(3, float(mask + 1), np.float32)}
+        tensors |= {"b.attn_mask": np.zeros((mask, 4, 4), np.float32)} if mask else {}
+        tensors |= {"b.relative_position_index": np.arange(4)} if index else {}
+        return tensors | ({"c.attn_mask": np.zeros(1, np.float32)} if extra else {})
+
+    family = Family.from_checkpoints(
+        {"a": window_state(2), "b": window_state(3), "c": window_state(0, index=False, extra=True), "d": window_state(2)}
+    )
+    for name, weight in zip("abcd", (3, 4, 1, 3), strict=True):
+        tensors = family[name].checkpoint.tensors
+        assert set(tensors) == set(window_state(2))
+        assert tensors["b.weight"][0] == weight
+        assert np.array_equal(tensors["b.attn_mask"], np.zeros((2, 4, 4)))
+    assert [note for note in family.notes if "computes it itself" in note] == [
+        "b: Taken from a, because the network computes it itself: 1 buffer, first 'b.attn_mask'.",
+        "c: Taken from a, because the network computes it itself: 3 buffers, first 'b.attn_mask'.",
+    ]
+    changed = {**window_state(2), "b.relative_position_index": np.arange(4)[::-1].copy()}
+    with pytest.raises(MismatchError, match="relative_position_index"):  # another network
+        Family.from_checkpoints({"a": window_state(2), "b": changed})
