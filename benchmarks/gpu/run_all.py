@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -141,7 +141,7 @@ def _onnxruntime_step() -> Step:
 
 
 @dataclass
-class Run:
+class StepRunner:
     """One call of this program.
 
     Attributes:
@@ -149,20 +149,22 @@ class Run:
         common: Arguments of every measurement.
         commit: What is measured.
         deadline: Of time.monotonic, by which everything has ended.
+        earlier: What became of the steps of earlier calls.
     """
 
     output: Path
     common: tuple[str, ...]
     commit: str
     deadline: float
+    earlier: Mapping[str, StepRecord]
 
-    def run_steps(self, steps: Sequence[Step], passed_before: Mapping[str, StepRecord]) -> dict[str, StepRecord]:
-        """Runs the steps in turn but those that passed before, and returns what became of each."""
+    def run_steps(self, steps: Sequence[Step], *, repeat: bool) -> dict[str, StepRecord]:
+        """Runs the steps in turn, those that passed before with `repeat` alone, and returns what became of each."""
         records: dict[str, StepRecord] = {}
         for step in steps:
             seconds_left = self.deadline - time.monotonic()
-            if step.name in passed_before:
-                records[step.name] = passed_before[step.name]
+            if not repeat and step.name in self.earlier and self.earlier[step.name].status.startswith("passed"):
+                records[step.name] = StepRecord("passed before")
             elif step.unavailable_reason is not None:
                 records[step.name] = StepRecord("not run", step.unavailable_reason)
             elif seconds_left < step.limit_s * MIN_LIMIT_FRACTION:
@@ -218,7 +220,7 @@ class Run:
             print("\n".join(f"    {line}" for line in lines[-12:]), flush=True)
 
     def _write_summary(self, records: Mapping[str, StepRecord]) -> None:
-        summary = {name: asdict(record) for name, record in records.items()}
+        summary = {name: asdict(record) for name, record in {**self.earlier, **records}.items()}
         (self.output / "steps.json").write_text(json.dumps(summary, indent=1) + "\n")
         paths = [path for path in self.output.glob("*.json") if path.name not in ("all.json", "steps.json")]
         if paths:  # the newest last, which counts where a case was measured twice
@@ -305,12 +307,11 @@ def _choose_steps(only: str | None, everything: bool) -> list[Step]:
     return [steps[name] for name in names]
 
 
-def _read_passed(output: Path) -> Iterator[tuple[str, StepRecord]]:
-    """Yields the steps of an earlier call that passed."""
-    with suppress(OSError):
-        for name, stored in json.loads((output / "steps.json").read_text()).items():
-            if stored["status"].startswith("passed"):
-                yield name, StepRecord("passed before")
+def _read_summary(output: Path) -> dict[str, StepRecord]:
+    """Reads what became of the steps of earlier calls."""
+    path = output / "steps.json"
+    stored = json.loads(path.read_text()) if path.exists() else {}
+    return {name: StepRecord(**record) for name, record in stored.items()}
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -344,8 +345,8 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="dni-bench-") as scratch:
         common = ["--prepared", str(options.prepared.resolve()), "--work", str((options.work or Path(scratch)).resolve())]
         common += ["--commit", commit, "--seconds", str(options.seconds)]
-        run = Run(output, tuple(common), commit, started + options.budget)
-        records = run.run_steps(steps, {} if options.only else dict(_read_passed(output)))
+        runner = StepRunner(output, tuple(common), commit, started + options.budget, _read_summary(output))
+        records = runner.run_steps(steps, repeat=options.only is not None)
     if (output / "all.json").exists():
         print(results.format_short_table(results.read(output / "all.json")))
     print(format_last_line(records, time.monotonic() - started))

@@ -89,6 +89,8 @@ def test_a_second_call_leaves_out_what_passed(run_steps: Any, tmp_path: Path, ca
     assert {check["name"] for check in results.read(tmp_path / "out" / "all.json")["checks"]} == {"counts", "fails"}
     assert run_steps(capsys, *steps, arguments=("--only", "counts"))[0] == 0
     assert (tmp_path / "count").read_text() == "xx"
+    assert run_steps(capsys, *steps, arguments=("--only", "fails"))[0] == 1
+    assert run_steps(capsys, *steps)[1].endswith("0 passed, 1 passed before, 1 failed (fails)")  # --only forgets nothing
 
 
 def test_processes_that_a_step_started_end_with_it(run_steps: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
