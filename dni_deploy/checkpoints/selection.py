@@ -119,6 +119,8 @@ class TensorSelector:
     ) -> None:
         """Keeps the arguments."""
         self.where, self.is_tensor, self.read, self.recognizers = where, is_tensor, read, recognizers
+        # A pickle may refer to one dict from everywhere, even from inside itself: each is looked through once for each depth.
+        self._has_tensors_cache: dict[tuple[int, int], bool] = {}
 
     def select(self, value: Any, key: str | None) -> Selection:
         """Selects the tensors.
@@ -174,19 +176,18 @@ class TensorSelector:
 
     def _find_holders(self, value: Mapping[Any, Any], depth: int = MAX_WRAPPER_DEPTH) -> list[str]:
         """Names of the entries that are, or hold within `depth` levels, dicts of tensors."""
-        cache: dict[tuple[int, int], bool] = {}  # a pickle may refer to one dict from everywhere, even from inside itself
+        return [name for name, item in value.items() if isinstance(name, str) and self._has_tensors(item, depth)]
 
-        def has_tensors(item: Any, levels: int) -> bool:
-            if not isinstance(item, Mapping) or levels <= 0:
-                return False
-            if (id(item), levels) not in cache:
-                cache[id(item), levels] = any(
-                    isinstance(name, str) and (self.is_tensor(inner) or has_tensors(inner, levels - 1))
-                    for name, inner in item.items()
-                )
-            return cache[id(item), levels]
-
-        return [name for name, item in value.items() if isinstance(name, str) and has_tensors(item, depth)]
+    def _has_tensors(self, item: Any, depth: int) -> bool:
+        if not isinstance(item, Mapping) or depth <= 0:
+            return False
+        key = (id(item), depth)
+        if key not in self._has_tensors_cache:
+            self._has_tensors_cache[key] = any(
+                isinstance(name, str) and (self.is_tensor(inner) or self._has_tensors(inner, depth - 1))
+                for name, inner in item.items()
+            )
+        return self._has_tensors_cache[key]
 
     def _recognize(self, entries: list[_Entry]) -> list[_Candidate]:
         for stage, recognizer in enumerate(self.recognizers):
@@ -253,7 +254,7 @@ class TensorSelector:
         while not any(self.is_tensor(item) for item in value.values()):
             holders = self._find_holders(value)
             pool = _remove_superseded(holders, str)
-            pool = [name for name in pool if not _split_words(name) & _SIDE_NETWORK_WORDS] or pool
+            pool = [name for name in pool if not _is_side_network(name)] or pool
             pool = [name for name in pool if _is_averaged(name)] or pool
             preferred = [name for name in WRAPPER_KEYS if name in pool]
             if len(parts) > MAX_WRAPPER_DEPTH or (not preferred and len(pool) != 1):
@@ -280,10 +281,11 @@ class TensorSelector:
 
 
 def _note_choice(chosen: str, others: list[str]) -> list[str]:
+    others = [name for name in others if name]
     if not others or not chosen:
         return []
     reason = ", because averaged weights are meant for use" if _is_averaged(chosen) else ""
-    return [f"{escape_name(chosen, 60)!r} was read{reason}; {_format_names([name for name in others if name])} as well."]
+    return [f"{escape_name(chosen, 60)!r} was read{reason}; {_format_names(others)} as well."]
 
 
 def _note_other_values(value: Mapping[Any, Any], is_tensor: Callable[[Any], bool]) -> list[str]:
@@ -300,33 +302,39 @@ def _find_group(name: str, prefix: str) -> str:
 def _remove_superseded(items: Collection[Any], label_of: Callable[[Any], str]) -> list[Any]:
     """The items without those of which another one is the average."""
     averaged = [_split_words(label_of(item)) for item in items if _is_averaged(label_of(item))]
-    return [
-        item
-        for item in items
-        if _is_averaged(label_of(item)) or not any(words <= _split_words(label_of(item)) for words in averaged)
-    ]
+
+    def is_superseded(label: str) -> bool:
+        words = _split_words(label)
+        return not _is_averaged(label) and any(average == words or {*average} < {*words} for average in averaged)
+
+    return [item for item in items if not is_superseded(label_of(item))]
 
 
 def _is_averaged(label: str) -> bool:
-    return bool(_find_words(label) & _AVERAGE_WORDS)
+    return not _AVERAGE_WORDS.isdisjoint(_find_words(label))
 
 
-def _split_words(label: str) -> set[str]:
-    """The words of a name that tell networks apart: {"g"} for `netG_ema` and `net_g`."""
-    return _find_words(label) - _AVERAGE_WORDS - _GENERIC_WORDS
+def _is_side_network(label: str) -> bool:
+    return not _SIDE_NETWORK_WORDS.isdisjoint(_find_words(label))
 
 
-def _find_words(label: str) -> set[str]:
-    return {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", label)}
+def _split_words(label: str) -> list[str]:
+    """The words of a name that tell networks apart: ["g"] for `netG_ema` and `net_g`."""
+    return [word for word in _find_words(label) if word not in _AVERAGE_WORDS | _GENERIC_WORDS]
+
+
+def _find_words(label: str) -> list[str]:
+    return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", label)]
 
 
 def _is_extra(name: str, tensor: Any) -> bool:
     """Whether a tensor is a counter, a profiler's figure or of a network that only training needs."""
-    first, _, _ = name.partition(".")
-    if name.rsplit(".", 1)[-1] in _BOOKKEEPING_NAMES or _split_words(first) & _SIDE_NETWORK_WORDS:
+    if _is_side_network(name.partition(".")[0]):
         return True
+    shape = tuple(getattr(tensor, "shape", (-1,)))
     is_integer = str(getattr(tensor, "dtype", "")).removeprefix("torch.").startswith(("int", "uint"))
-    return is_integer and tuple(getattr(tensor, "shape", (-1,))) == () and not _is_batch_counter(name)
+    is_counter = name.rsplit(".", 1)[-1] in _BOOKKEEPING_NAMES or (is_integer and not _is_batch_counter(name))
+    return is_counter and shape in ((), (1,))
 
 
 def _is_batch_counter(name: str) -> bool:
