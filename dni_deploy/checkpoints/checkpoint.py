@@ -38,7 +38,7 @@ class Checkpoint:
         sha256: Of the file's bytes, in hex; from memory, of the contents.
         wrapper: The entry that was read, such as "params_ema"; None where the file is a plain state dict.
         notes: One sentence for each thing that was left out, renamed or chosen.
-        network: What a recognizer took them for: the architecture's name, and the tensors' names in the network's order.
+        network: What a recognizer took them for: the architecture's name, the tensors' names in the network's order, a title.
     """
 
     tensors: dict[str, NDArray[Any]]

@@ -241,9 +241,9 @@ def _compare_networks(first: Member, member: Member) -> str:
 def _describe_network(checkpoint: Checkpoint) -> str | None:
     if checkpoint.network is None:
         return None
-    architecture, names = checkpoint.network
+    _, names, title = checkpoint.network
     count = sum(checkpoint.tensors[name].size for name in names)
-    return f"{architecture} with {count:,} weights in {len(names)} tensors"
+    return f"{title} with {count:,} weights in {len(names)} tensors"
 
 
 def _load_checkpoint(value: Any, name: str, key: str | None, recognizers: Sequence[Recognizer]) -> Checkpoint:

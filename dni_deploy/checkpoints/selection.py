@@ -54,8 +54,8 @@ _BOOKKEEPING_NAMES = {
 }  # fmt: skip
 """Last parts of names that profilers (thop), torch's AveragedModel and trainers give to tensors of no layer."""
 
-RecognizedNetwork = tuple[str, tuple[str, ...]]
-"""Name of the architecture, and the names of the network's tensors in the network's own order."""
+RecognizedNetwork = tuple[str, tuple[str, ...], str]
+"""Name of the architecture, the names of the network's tensors in the network's own order, and a title such as "rrdbnet x4"."""
 
 Recognizer = Callable[[Mapping[str, tuple[int, ...]], Callable[[], Mapping[str, NDArray[Any]]]], RecognizedNetwork | None]
 """Tells which network tensors make: shapes by name and a function that reads them -> the network, None if it is not known."""

@@ -51,14 +51,21 @@ class Architecture:
         """Returns whether names and shapes are of this architecture."""
         return self.describe_mismatch(shapes) is None
 
-    def match_names(self, shapes: Shapes) -> tuple[str, ...] | None:
-        """Returns the names of the tensors that the network reads, in its own order; None where names or shapes do not match."""
+    def recognize(self, shapes: Shapes) -> tuple[str, tuple[str, ...], str] | None:
+        """Recognizes the network.
+
+        Returns:
+            This architecture's name, the names of the tensors that the network reads in its own order, and a title such as
+            "rrdbnet x4"; None where names or shapes do not match.
+        """
         try:
             net = self._make_matching_network(shapes)
         except MismatchError:
             return None
         names = self.canonicalize_tensors({key: key for key in shapes})
-        return tuple(names[key] for key in net.state_dict() if not is_batch_counter(key))
+        signature = getattr(net, "signature", None)
+        title = f"{self.name} x{signature.scale}" if isinstance(signature, Signature) else self.name
+        return self.name, tuple(names[key] for key in net.state_dict() if not is_batch_counter(key)), title
 
     def build(self, tensors: Mapping[str, np.ndarray]) -> nn.Module:
         """Builds the network in eval mode, without gradients, with copies of these tensors, floats as float32.

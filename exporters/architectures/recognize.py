@@ -12,8 +12,8 @@ from exporters.architectures.architecture import Architecture, Shapes, is_batch_
 from exporters.architectures.custom import load_custom_architecture
 from exporters.architectures.registry import ARCHITECTURES, import_spandrel
 
-RecognizedNetwork = tuple[str, tuple[str, ...]]
-"""The architecture's name, and the names of its tensors in the network's own order."""
+RecognizedNetwork = tuple[str, tuple[str, ...], str]
+"""The architecture's name, the names of its tensors in the network's own order, and a title such as "rrdbnet x4"."""
 
 Recognizer = Callable[[Shapes, Callable[[], Mapping[str, NDArray[Any]]]], RecognizedNetwork | None]
 """Shapes by name, and a function that reads the tensors -> the network, None if it is not known."""
@@ -35,7 +35,7 @@ def make_recognizers(name: str) -> tuple[Recognizer, ...]:
     if ":" in name:
         return (_make_custom_recognizer(name),)
     known = {architecture.name: architecture for architecture in ARCHITECTURES}
-    return (lambda shapes, read: _match(known[name], shapes),) if name in known else ()
+    return (lambda shapes, read: known[name].recognize(shapes),) if name in known else ()
 
 
 def _remember_last(recognizer: Recognizer) -> Recognizer:
@@ -54,21 +54,16 @@ def _remember_last(recognizer: Recognizer) -> Recognizer:
 
 
 def _recognize_known(shapes: Shapes, read: Callable[[], Mapping[str, NDArray[Any]]]) -> RecognizedNetwork | None:
-    found = (_match(architecture, shapes) for architecture in ARCHITECTURES)
+    found = (architecture.recognize(shapes) for architecture in ARCHITECTURES)
     return next(filter(None, found), None)
-
-
-def _match(architecture: Architecture, shapes: Shapes) -> RecognizedNetwork | None:
-    names = architecture.match_names(shapes)
-    return None if names is None else (architecture.name, names)
 
 
 def _recognize_with_spandrel(shapes: Shapes, read: Callable[[], Mapping[str, NDArray[Any]]]) -> RecognizedNetwork | None:
     try:
-        architecture = import_spandrel().recognize_architecture(read())
+        architecture: Architecture | None = import_spandrel().recognize_architecture(read())
     except DniError:  # spandrel is missing, or this is not a network for frames; find_architecture says so
         return None
-    return None if architecture is None else _match(architecture, shapes)
+    return None if architecture is None else architecture.recognize(shapes)
 
 
 def _make_custom_recognizer(name: str) -> Recognizer:
@@ -81,6 +76,6 @@ def _make_custom_recognizer(name: str) -> Recognizer:
         surplus = (key for key in shapes if key not in expected and not is_batch_counter(key))
         if any(shapes.get(key) != shape for key, shape in expected.items()):
             return None
-        return None if any(key.partition(".")[0] in modules for key in surplus) else (name, tuple(expected))
+        return None if any(key.partition(".")[0] in modules for key in surplus) else (name, tuple(expected), name)
 
     return recognize

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from dni_deploy.checkpoints.checkpoint import Checkpoint
+from dni_deploy.checkpoints.selection import RecognizedNetwork
 from dni_deploy.errors import CheckpointError
 
 NETWORK_NAMES = ("first.weight", "body.0.weight", "last.bias")
@@ -24,8 +25,8 @@ def others(prefix: str = "") -> dict[str, np.ndarray]:
     return {prefix + name: np.zeros((2, 2), np.float32) for name in ("0.weight", "0.bias", "1.weight", "1.bias")}
 
 
-def recognize(shapes: Mapping[str, tuple[int, ...]], read: Any) -> tuple[str, tuple[str, ...]] | None:
-    return ("three", NETWORK_NAMES) if dict(shapes) == dict.fromkeys(NETWORK_NAMES, (3,)) else None
+def recognize(shapes: Mapping[str, tuple[int, ...]], read: Any) -> RecognizedNetwork | None:
+    return ("three", NETWORK_NAMES, "three x2") if dict(shapes) == dict.fromkeys(NETWORK_NAMES, (3,)) else None
 
 
 def select(value: Any, key: str | None = None) -> Checkpoint:
@@ -34,7 +35,7 @@ def select(value: Any, key: str | None = None) -> Checkpoint:
 
 def assert_selected(checkpoint: Checkpoint, value: float = 1.0) -> None:
     assert {name: array.tolist() for name, array in checkpoint.tensors.items()} == dict.fromkeys(NETWORK_NAMES, [value] * 3)
-    assert checkpoint.network == ("three", NETWORK_NAMES)
+    assert checkpoint.network == ("three", NETWORK_NAMES, "three x2")
 
 
 PREFIXES = (
@@ -102,7 +103,7 @@ def test_a_tensor_that_may_be_the_networks_is_never_left_out(name: str) -> None:
 def test_batch_counters_stay() -> None:
     counter = {"body.1.num_batches_tracked": np.ones((), np.int64)}
 
-    def tolerant(shapes: Mapping[str, tuple[int, ...]], read: Any) -> tuple[str, tuple[str, ...]] | None:
+    def tolerant(shapes: Mapping[str, tuple[int, ...]], read: Any) -> RecognizedNetwork | None:
         return recognize({name: shape for name, shape in shapes.items() if name not in counter}, read)
 
     assert list(Checkpoint.from_state_dict({**tensors(), **counter}, recognizers=(tolerant,)).tensors)[-1] == next(
@@ -212,7 +213,7 @@ def test_an_entry_that_cannot_be_read_is_no_network(tmp_path: Path) -> None:
     good = {name: torch.ones(3) for name in NETWORK_NAMES}
     torch.save({"quantized": {"w": torch.ones(2).to(torch.float8_e5m2)}, "good": good}, tmp_path / "x.pth")
 
-    def reading(shapes: Mapping[str, tuple[int, ...]], read: Any) -> tuple[str, tuple[str, ...]] | None:
+    def reading(shapes: Mapping[str, tuple[int, ...]], read: Any) -> RecognizedNetwork | None:
         return recognize(shapes, read) if read() else None
 
     assert_selected(Checkpoint.read(tmp_path / "x.pth", recognizers=(reading,)))
