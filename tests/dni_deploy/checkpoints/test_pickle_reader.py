@@ -138,7 +138,7 @@ class _TrainingState:
         _TrainingState(),
         {"activation": torch.nn.ReLU, "loss": torch.nn.functional.mse_loss},
     ],
-    ids=str,
+    ids=["namespace", "path", "date", "duration", "uuid", "instance", "functions"],
 )
 def test_state_beside_the_weights_is_not_read(value: Any, zipped: bool, tmp_path: Path) -> None:
     torch.save({"w": torch.ones(2), "args": value}, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
