@@ -7,12 +7,13 @@ import importlib.util
 import platform
 import shutil
 import subprocess
+from contextlib import suppress
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 
 from dni_deploy._version import __version__
 from dni_deploy.utils.hardware import count_cores, cpu_name
-from engines.cuda import driver
+from engines.cuda import driver, wheels
 
 REPORTED_PACKAGES = (
     "tensorrt", "tensorrt-rtx", "polygraphy", "cuda-bindings", "pycuda", "torch", "triton", "onnxruntime-gpu", "onnxruntime",
@@ -45,10 +46,9 @@ def describe_machine(device: int = 0) -> dict[str, str]:
 
 
 def _package_version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        pass
+    for distribution in (package, *(f"{package}-cu{cuda}-bindings" for cuda in wheels.MIN_DRIVER_BRANCH)):
+        with suppress(PackageNotFoundError):  # bindings: TensorRT without its package around them
+            return version(distribution)
     name = package.replace("-", "_")
     if importlib.util.find_spec(name) is None:
         return None

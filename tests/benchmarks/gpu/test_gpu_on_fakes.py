@@ -86,8 +86,13 @@ def test_every_engine_mode_is_built_and_timed(
 
 
 @pytest.mark.parametrize("gpu", ["rtx-1.7"], indirect=True)
-def test_machine_names_a_library_that_was_unpacked_without_metadata(gpu: FakeGpu) -> None:
+def test_machine_names_a_library_that_was_unpacked(gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     facts = describe_machine()
     assert facts["gpu"] == "Fake H200"
     assert facts["tensorrt-rtx"] == "1.7.1.116"
     assert "onnxruntime-gpu" not in facts
+    metadata = tmp_path / "tensorrt_rtx_cu13_bindings-1.7.2.dist-info" / "METADATA"  # told by these first, without an import
+    metadata.parent.mkdir()
+    metadata.write_text("Metadata-Version: 2.1\nName: tensorrt_rtx_cu13_bindings\nVersion: 1.7.2\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert describe_machine()["tensorrt-rtx"] == "1.7.2"

@@ -21,6 +21,7 @@ from typing import Any
 
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError
+from engines.cuda import driver
 from engines.profile import Profile
 from tests.engines.trt.alpha_probe_network import engine_class
 
@@ -33,6 +34,8 @@ CAPABILITY = (8, 9)
 
 def why_missing() -> str | None:
     """Why the library cannot be used here, or None."""
+    if driver.why_no_cuda_package() is not None:  # which the engines import
+        return driver.why_no_cuda_package()
     if find_spec("tensorrt_rtx") is not None:
         return None
     folder = os.environ.get(FOLDER)
@@ -49,7 +52,8 @@ def run(bundles: Iterable[Path]) -> list[dict[str, Any]]:
     if folder:
         environment["LD_LIBRARY_PATH"] = str(Path(folder, "lib"))
         paths.append(str(Path(folder, "site")))
-    environment["PYTHONPATH"] = os.pathsep.join([*paths, environment.get("PYTHONPATH", "")])
+    paths += filter(None, [environment.get("PYTHONPATH")])  # where a package of CUDA may lie
+    environment["PYTHONPATH"] = os.pathsep.join(paths)
     command = [sys.executable, "-m", "tests.engines.trt.real_library", *map(str, bundles)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=paths[0])
     assert done.returncode == 0, done.stderr[-3000:]
