@@ -59,11 +59,12 @@ class CheckpointFile:
 
 
 @contextmanager
-def open_checkpoint_file(path: str | os.PathLike[str]) -> Iterator[CheckpointFile]:
+def open_checkpoint_file(path: str | os.PathLike[str], *, has_graph: bool = False) -> Iterator[CheckpointFile]:
     """Opens a regular file for reading, and never waits on a pipe.
 
     Args:
         path: The file.
+        has_graph: Whether a network with its graph, .onnx or .param, is expected; else it is an error.
 
     Yields:
         The opened file.
@@ -74,6 +75,10 @@ def open_checkpoint_file(path: str | os.PathLike[str]) -> Iterator[CheckpointFil
         LimitError: It is larger than this machine's memory.
     """
     name = escape_name(os.fspath(path), 100)
+    if not has_graph and name.lower().endswith((".onnx", ".param")):
+        raise CheckpointError(
+            f"{name} is a network with its graph, not a checkpoint; `dni-deploy export` makes a bundle of several such files."
+        )
     try:
         mode = os.stat(path).st_mode  # before opening: opening a device can have effects, and opening a pipe can block
         descriptor = (
