@@ -21,12 +21,11 @@ from torch import Tensor, nn
 from dni_deploy.errors import DniError, InputError, LimitError, MismatchError, UsageError, escape_name
 from dni_deploy.signature import Signature
 from dni_deploy.utils.onnx_weights import fill_initializer
+from dni_deploy.utils.opset import MIN_OPSET
 from exporters.canonical_names import canonicalize_names, find_used_values
 from exporters.opset17 import to_opset17
 
 INPUT_NAME, OUTPUT_NAME = "x", "y"
-MIN_OPSET = 17
-"""TensorRT 8.6 reads opset 17; nothing that the supported engines need is older."""
 EXPORTER_OPSET = 18
 """The lowest opset in which the exporter writes (torch 2.13); 17 is made from it."""
 MAX_WEIGHTS_BYTES = (1 << 31) - (16 << 20)

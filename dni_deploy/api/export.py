@@ -5,31 +5,30 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime
-from torch import nn
 
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.bundle.manifest import MANIFEST_FILE_NAME
 from dni_deploy.bundle.writer import write_bundle
 from dni_deploy.checkpoints.checkpoint import Checkpoint
 from dni_deploy.checkpoints.family import Family
+from dni_deploy.checkpoints.graph_family import read_graph_family, read_graph_files
+from dni_deploy.checkpoints.graph_file import are_graph_files
 from dni_deploy.errors import MismatchError, UsageError, escape_name
 from dni_deploy.signature import Signature
 from dni_deploy.utils.log_duration import log_duration
+from dni_deploy.utils.opset import MIN_OPSET
+from dni_deploy.utils.optional_packages import import_optional
 from dni_deploy.utils.progress import OptionalProgress, report_progress
-from exporters.architectures.architecture import Architecture
-from exporters.architectures.recognize import make_recognizers
-from exporters.architectures.registry import find_architecture
-from exporters.cache import VERSIONED_PACKAGES, export_graph_cached
-from exporters.export_graph import EXPORTER_OPSET, MIN_OPSET, ExportedGraph
-from exporters.verify_graph import verify_graph
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +41,7 @@ def export(
     *,
     arch: str = "auto",
     key: str | None = None,
-    opset: int = EXPORTER_OPSET,
+    opset: int | None = None,
     value_range: tuple[float, float] | None = None,
     residual: bool | None = None,
     force: bool = False,
@@ -51,13 +50,16 @@ def export(
     """Exports a family of checkpoints as a bundle: one graph with every weight under its name, verified, and each member's
     weights.
 
+    Files that have a graph (.onnx, or an ncnn .param with its .bin) need no architecture and no torch; their graphs have to be
+    the same up to names.
+
     Args:
-        members: 2 to 16 names with a file, a Checkpoint or a state dict each, in family order. "PATH#ENTRY" is an entry of a
-            file that holds several networks, such as "gan.pth#generator".
+        members: 2 to 16 names with a file, a Checkpoint or a state dict each, in family order; all of them files with graphs, or
+            none. "PATH#ENTRY" is an entry of a file that holds several networks, such as "gan.pth#generator".
         output: The folder to write, such as "sr.dni".
         arch: "auto", a name from exporters.architectures, or "package.module:factory" for a network of your own.
         key: The entry to read in each file that names none; None to find the one that holds the network.
-        opset: ONNX opset, 17 or newer; 17 if TensorRT 8.6 is to read the graph.
+        opset: ONNX opset, 17 or newer; 17 if TensorRT 8.6 is to read the graph. None: 18, of files with graphs their own.
         value_range: Values of black and white for the network, such as (-1, 1); None: the architecture's.
         residual: Whether the network outputs the noise, to be subtracted from its input; None: the architecture's.
         force: Replace the bundle at `output`.
@@ -74,42 +76,99 @@ def export(
         LimitError: A file is too large, or the disk is full. In all cases nothing is written.
     """
     _check_output(Path(output), force)
-    if not isinstance(opset, int) or opset < MIN_OPSET:
+    if opset is not None and (not isinstance(opset, int) or opset < MIN_OPSET):
         raise UsageError(f"Opset {escape_name(opset)} is too old; the lowest is {MIN_OPSET}.")
-    report_progress(progress, 0, PROGRESS_STEPS, "reading the members")
-    with log_duration(log, "reading the members"):
-        family = Family.from_checkpoints(members, key=key, recognizers=make_recognizers(arch))
-    report_progress(progress, 1, PROGRESS_STEPS, "building the network")
-    tensors = dict(family.members[0].checkpoint.tensors)
-    architecture = find_architecture(arch, tensors)
-    log.info("architecture %s", architecture.name)
-    with log_duration(log, "building the network"):
-        net = architecture.build(tensors)
-    signature = _make_signature(architecture, net, value_range, residual)
-    report_progress(progress, 2, PROGRESS_STEPS, "exporting the graph")
-    exported, error = _export_verified(architecture, net, signature, opset, progress)
-    log.info("largest relative error of the graph against PyTorch: %.2g", error)
-    _check_tied(family, exported.tied)
-    report_progress(progress, 4, PROGRESS_STEPS, "writing the bundle")
-    graph_facts: dict[str, Any] = {name: version(name) for name in VERSIONED_PACKAGES} | {
-        "onnxruntime": onnxruntime.__version__,
-        "probe_error": float(f"{error:.1e}"),
-    }
-    if family.notes:
-        graph_facts["notes"] = list(family.notes)
+
+    def adjust_signature(signature: Signature, architecture: str) -> Signature:
+        return _adjust_signature(signature, architecture, value_range, residual)
+
+    def report(step: int, what: str) -> None:
+        report_progress(progress, step, PROGRESS_STEPS, what)
+
+    report(0, "reading the members")
+    if are_graph_files(members):
+        if arch != "auto" or key is not None:
+            raise UsageError("An architecture and a key are for checkpoints; these members have a graph of their own.")
+        exported = _export_graph_files(members, opset, adjust_signature, report)
+    else:
+        exported = _export_checkpoints(members, arch, key, opset, adjust_signature, report)
+    _check_tied(exported.family, exported.tied)
+    report(4, "writing the bundle")
     with log_duration(log, "writing the bundle"):
         bundle = write_bundle(
             output,
             exported.graph,
-            family,
-            signature,
-            architecture=architecture.name,
-            graph_facts=graph_facts,
+            exported.family,
+            exported.signature,
+            architecture=exported.architecture,
+            graph_facts=exported.graph_facts,
             tied=exported.tied,
             force=force,
         )
-    report_progress(progress, PROGRESS_STEPS, PROGRESS_STEPS, "done")
+    report(PROGRESS_STEPS, "done")
     return bundle
+
+
+@dataclass(frozen=True)
+class _ExportedFamily:
+    family: Family
+    graph: ModelProto
+    signature: Signature
+    architecture: str
+    graph_facts: dict[str, Any]
+    tied: dict[str, str] = field(default_factory=dict)
+
+
+def _export_checkpoints(
+    members: Mapping[str, Any],
+    arch: str,
+    key: str | None,
+    opset: int | None,
+    adjust_signature: Callable[[Signature, str], Signature],
+    report: Callable[[int, str], None],
+) -> _ExportedFamily:
+    module = import_optional("exporters.export_network")
+    make_recognizers = import_optional("exporters.architectures.recognize").make_recognizers
+    with log_duration(log, "reading the members"):
+        family = Family.from_checkpoints(members, key=key, recognizers=make_recognizers(arch))
+    network = module.export_network(arch, dict(family.members[0].checkpoint.tensors), opset, adjust_signature, report)
+    exported = network.exported
+    graph_facts = network.graph_facts | ({"notes": list(family.notes)} if family.notes else {})
+    return _ExportedFamily(family, exported.graph, network.signature, network.architecture, graph_facts, exported.tied)
+
+
+def _export_graph_files(
+    members: Mapping[str, Any],
+    opset: int | None,
+    adjust_signature: Callable[[Signature, str], Signature],
+    report: Callable[[int, str], None],
+) -> _ExportedFamily:
+    module = import_optional("exporters.finish_graph_family")
+    with log_duration(log, "reading the members"):
+        files = read_graph_files(members)
+        graph_family = read_graph_family(files, opset)
+    report(1, "measuring the network")
+    names = list(files)
+    finished = module.finish_graph(graph_family.graph, files[names[0]].name)
+    signature = adjust_signature(finished.signature, graph_family.format)
+    report(3, "verifying the graph")
+    with log_duration(log, "verifying the graph"):
+        error = module.verify_members(
+            finished,
+            ((member.name, files[member.name].model, member.checkpoint.tensors) for member in graph_family.family.members),
+        )
+    log.info("largest relative error of the graph against the members' files: %.2g", error)
+    notes = [*graph_family.family.notes, *finished.notes]
+    for note in notes:
+        log.info("%s", note)
+    graph_facts: dict[str, Any] = {
+        "onnx": version("onnx"),
+        "onnxruntime": module.onnxruntime.__version__,  # the distribution may be onnxruntime-gpu
+        "probe_error": float(f"{error:.1e}"),
+    }
+    if notes:
+        graph_facts["notes"] = notes
+    return _ExportedFamily(graph_family.family, finished.graph, signature, graph_family.format, graph_facts)
 
 
 def _check_output(output: Path, force: bool) -> None:
@@ -122,10 +181,9 @@ def _check_output(output: Path, force: bool) -> None:
         raise UsageError(f"{escape_name(output)} is not a bundle, and --force replaces nothing else. Nothing was written.")
 
 
-def _make_signature(
-    architecture: Architecture, net: nn.Module, value_range: tuple[float, float] | None, residual: bool | None
+def _adjust_signature(
+    signature: Signature, architecture: str, value_range: tuple[float, float] | None, residual: bool | None
 ) -> Signature:
-    signature = architecture.resolve_signature(net)
     if value_range is not None:
         low, high = (float(end) for end in value_range)
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
@@ -135,26 +193,10 @@ def _make_signature(
         signature = replace(signature, residual=residual)
     if signature.residual and (signature.scale != 1 or signature.input_channels != signature.output_channels):
         raise UsageError(
-            f"--residual needs an output as large as the input; {escape_name(architecture.name)} goes from {signature.input_channels} "
+            f"--residual needs an output as large as the input; {escape_name(architecture)} goes from {signature.input_channels} "
             f"to {signature.output_channels} channels at scale {signature.scale}."
         )
     return signature
-
-
-def _export_verified(
-    architecture: Architecture, net: nn.Module, signature: Signature, opset: int, progress: OptionalProgress
-) -> tuple[ExportedGraph, float]:
-    """The graph and the probe's error. A cached graph that fails is thrown away and made anew: it may be of an older
-    network."""
-    exported, cached = export_graph_cached(architecture.name, net, signature, opset=opset)
-    report_progress(progress, 3, PROGRESS_STEPS, "verifying the graph")
-    try:
-        return exported, verify_graph(exported.graph, net, signature)
-    except MismatchError:
-        if not cached:
-            raise
-    exported, _ = export_graph_cached(architecture.name, net, signature, opset=opset, fresh=True)
-    return exported, verify_graph(exported.graph, net, signature)
 
 
 def _check_tied(family: Family, tied: Mapping[str, str]) -> None:

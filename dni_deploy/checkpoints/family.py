@@ -137,6 +137,16 @@ def read_members(
 
     Members that are the same network as the first under other names of its tensors get the first one's names.
     """
+    check_member_names(members)
+    loaded = [Member(name, _load_checkpoint(value, name, key, recognizers)) for name, value in members.items()]
+    for member in loaded:
+        _check_finite(member)
+    first, *others = loaded
+    return (first, *(_share_computed_buffers(first, _rename_like(first, member)) for member in others))
+
+
+def check_member_names(members: Mapping[str, Any]) -> None:
+    """Raises LimitError or UsageError where there are too many or too few members, or one has a name that an alpha cannot use."""
     if len(members) > MAX_MEMBERS:
         raise LimitError(f"{len(members)} members were given; the limit is {MAX_MEMBERS}.")
     if len(members) < 2:
@@ -147,11 +157,6 @@ def read_members(
                 f"Member name {escape_name(name, 80)!r} is not usable: letters, digits, '.', '-' and '_', "
                 "beginning with a letter or digit, at most 64."
             )
-    loaded = [Member(name, _load_checkpoint(value, name, key, recognizers)) for name, value in members.items()]
-    for member in loaded:
-        _check_finite(member)
-    first, *others = loaded
-    return (first, *(_share_computed_buffers(first, _rename_like(first, member)) for member in others))
 
 
 def _rename_like(first: Member, member: Member) -> Member:

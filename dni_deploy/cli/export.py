@@ -20,13 +20,15 @@ from dni_deploy.utils.optional_packages import import_optional
     dni-deploy export day.pth night.pth -o scene.dni --range -1..1
     dni-deploy export a=a.pth b=b.pth -o mine.dni --arch my_package.nets:build
     dni-deploy export day=gan.pth#G_A night=gan.pth#G_B -o scene.dni
+    dni-deploy export sharp=sharp.onnx soft=soft.onnx -o sr.dni
+    dni-deploy export n0=noise0_model.param n1=noise1_model.param -o waifu2x.dni
     """,
 )
 @click.argument("members", nargs=-1, required=True, metavar="NAME=PATH...")
 @options.output_option("The bundle to write, a folder named *.dni.")
 @click.option("--arch", default="auto", show_default=True, help="Name of the architecture, or package.module:factory.")
 @options.key
-@click.option("--opset", type=click.IntRange(17, 64), help="ONNX opset of the graph.  [default: 18]")
+@click.option("--opset", type=click.IntRange(17, 64), help="ONNX opset of the graph.  [default: 18, or that of .onnx files]")
 @click.option(
     "--range",
     "value_range",
@@ -55,6 +57,8 @@ def command(
     A bundle is a folder: one ONNX graph, each member's weights without loss, and a manifest with a SHA-256 of each
     file. A PATH without a name takes the file's stem. Checkpoints are read without running any code in them; the one
     known network in each file is found, and what was chosen, renamed or left out is printed.
+
+    The members may also be .onnx files, or ncnn .param files with the .bin beside each, of one graph up to names.
     """
     chosen = {} if opset is None else {"opset": opset}
     family, values = options.parse_members(members), options.parse_value_range(value_range)

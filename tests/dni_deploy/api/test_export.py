@@ -13,11 +13,11 @@ from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 import dni_deploy as dni
-from dni_deploy.api import export as module
 from dni_deploy.api.export import export
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.cli.main import main
 from dni_deploy.errors import CheckpointError, MismatchError, UsageError
+from exporters import export_network as module
 from exporters.export_graph import ExportedGraph
 from tests.support.pico_architectures import pico_family
 
