@@ -64,7 +64,7 @@ def open_checkpoint_file(path: str | os.PathLike[str], *, has_graph: bool = Fals
 
     Args:
         path: The file.
-        has_graph: Whether a network with its graph, .onnx or .param, is expected; else it is an error.
+        has_graph: Whether the file belongs to a network with its graph (.onnx, ncnn), which is else a known other format.
 
     Yields:
         The opened file.
@@ -75,10 +75,6 @@ def open_checkpoint_file(path: str | os.PathLike[str], *, has_graph: bool = Fals
         LimitError: It is larger than this machine's memory.
     """
     name = escape_name(os.fspath(path), 100)
-    if not has_graph and name.lower().endswith((".onnx", ".param")):
-        raise CheckpointError(
-            f"{name} is a network with its graph, not a checkpoint; `dni-deploy export` makes a bundle of several such files."
-        )
     try:
         mode = os.stat(path).st_mode  # before opening: opening a device can have effects, and opening a pipe can block
         descriptor = (
@@ -101,7 +97,7 @@ def open_checkpoint_file(path: str | os.PathLike[str], *, has_graph: bool = Fals
         if status.st_size > memory:
             raise LimitError(f"{name} has {status.st_size:,} bytes, more than this machine's memory of {memory:,}.")
         checkpoint_file = CheckpointFile(file, name, status.st_size)
-        check_head(checkpoint_file)
+        check_head(checkpoint_file, has_graph=has_graph)
         yield checkpoint_file
 
 
@@ -111,8 +107,9 @@ def _not_a_file_error(mode: int, name: str, path: str | os.PathLike[str]) -> Che
     return CheckpointError(f"{name} is a pipe, socket or device; give a file.")
 
 
-def check_head(checkpoint_file: CheckpointFile) -> None:
-    """Raises CheckpointError where the first bytes say that a file is empty, a web page or of a known other format."""
+def check_head(checkpoint_file: CheckpointFile, *, has_graph: bool = False) -> None:
+    """Raises CheckpointError where the first bytes say that a file is empty, a web page or, unless it has a graph, of a known
+    other format."""
     head, name = checkpoint_file.head, checkpoint_file.name
     if not head:
         raise CheckpointError(f"{name} is empty (0 bytes); download or save it again.")
@@ -125,7 +122,7 @@ def check_head(checkpoint_file: CheckpointFile) -> None:
         )
     if head[257:262] == b"ustar":
         raise CheckpointError(f"{name} is a tar archive (as torch 0.1 wrote); load it there and save net.state_dict() again.")
-    kind = describe_other_format(head)
+    kind = None if has_graph else describe_other_format(head)
     if kind is not None:
         raise CheckpointError(f"{name} is not a checkpoint: it is {kind}.")
 

@@ -23,6 +23,8 @@ _NCNN_PARAM_MAGIC = b"7767517"
 _NCNN_FLOAT16_FLAG = (0x01306B47).to_bytes(4, "little")
 """Before the float16 weights of a layer in an ncnn .bin file. Source: ncnn, src/modelbin.cpp."""
 
+_GRAPH_ADVICE = "`dni-deploy export` makes a bundle where all members are such files, named .onnx or .param"
+
 
 def describe_other_format(head: bytes) -> str | None:
     """Describes what a file is that is no checkpoint.
@@ -34,11 +36,11 @@ def describe_other_format(head: bytes) -> str | None:
         Such as "a GGUF file"; None where the content is of none of the known other formats.
     """
     if _looks_like_onnx(head):
-        return "an ONNX graph; give the PyTorch checkpoint that it was exported from"
+        return f"an ONNX graph; {_GRAPH_ADVICE}"
     if head.lstrip().startswith(_NCNN_PARAM_MAGIC):
-        return "the graph of an ncnn network (.param); give the PyTorch checkpoint that it was converted from"
+        return f"the graph of an ncnn network (.param); {_GRAPH_ADVICE}"
     if head.startswith(_NCNN_FLOAT16_FLAG):
-        return "the weights of an ncnn network (.bin) without names; give the PyTorch checkpoint that it was converted from"
+        return "the weights of an ncnn network (.bin) without names; give the .param file beside it to `dni-deploy export`"
     if head[4:8] == b"TFL3":
         return "a TensorFlow Lite model, not a PyTorch checkpoint"
     return next((kind for magic, kind in _KINDS_BY_MAGIC.items() if head.startswith(magic)), None)

@@ -22,5 +22,5 @@ def test_suffixes_decide() -> None:
 
 def test_a_graph_read_as_a_checkpoint_says_what_it_is(tmp_path: Path) -> None:
     path = write_model(tmp_path / "a.onnx")
-    with pytest.raises(CheckpointError, match="is a network with its graph, not a checkpoint; `dni-deploy export`"):
+    with pytest.raises(CheckpointError, match="it is an ONNX graph; `dni-deploy export` makes a bundle"):
         Checkpoint.read(path)
