@@ -34,6 +34,23 @@ def test_each_member_is_compared_with_its_own_file() -> None:
         verify_members(finished, [("b", models["b"], weights_of(models["a"]))])
 
 
+def remove_skip(model: onnx.ModelProto) -> None:
+    """The output is that of the second convolution, made small."""
+    tensor = model.graph.initializer[2]
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(0.01), tensor.name))
+    bias = model.graph.initializer[3]
+    bias.CopyFrom(numpy_helper.from_array(np.zeros(3, np.float32), bias.name))
+    del model.graph.node[4]
+    model.graph.node[3].output[0] = "result"
+
+
+def test_a_network_that_gives_a_difference_is_noted() -> None:
+    assert finish_graph(make_conv_model(2), "a.onnx").notes == ()
+    [note] = finish_graph(make_conv_model(2, remove_skip), "a.onnx").notes
+    assert "near 0, as if it were a difference" in note
+    assert "--residual" in note
+
+
 def append_node(model: onnx.ModelProto, operator: str, *inputs: str, **attributes: Any) -> None:
     model.graph.node.append(helper.make_node(operator, ["result", *inputs], ["last"], "last", **attributes))
     model.graph.output[0].name = "last"
