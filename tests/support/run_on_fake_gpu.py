@@ -15,10 +15,9 @@ from typing import Any
 import pytest
 
 from benchmarks.gpu import __main__ as program
-from benchmarks.gpu import modes, run_all
+from benchmarks.gpu import modes, run_all, schedule
 from benchmarks.gpu.measurement import Measurement
 from engines import registry
-from tests.engines.onnxruntime_gpu.conftest import on_cpu
 from tests.fakes.gpu import install
 
 SHRINK = 10
@@ -43,6 +42,8 @@ def shrink_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(program, "_shape", parse_small_shape)
     monkeypatch.setattr(modes, "TUNED_PLAN_SIZE", (height // SHRINK, width // SHRINK))
     monkeypatch.setattr(modes, "MIN_PLAN_SIZE", (8, 8))
+    for name, count in (("MIN_ROUNDS", 1), ("MAX_LEAD_FRAMES", 2), ("OVERLAPPED_FRAMES", 3)):
+        monkeypatch.setattr(schedule, name, count)
     monkeypatch.setattr(ceilings.measure_copy_rate, "__defaults__", (1 << 16, 3))
     monkeypatch.setattr(kernel, "MIN_ROTATED_BYTES", 1 << 18)
     monkeypatch.setattr(kernel, "WORK_PER_MARK_S", 0.0)
@@ -65,9 +66,11 @@ def shrink_checks(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def main(version: str, name: str, *arguments: str) -> int:
     with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setitem(sys.modules, "torch", None)  # it sees no GPU, and each process would import it for seconds
+        from tests.engines.onnxruntime_gpu.conftest import on_cpu
+
         # Eager: ONNX Runtime on the CPU reads memory without waiting for what is queued to write it.
         gpu = install(monkeypatch, tensorrt=version, cuda="cuda-bindings", eager=True)
-        monkeypatch.setitem(sys.modules, "torch", None)  # it sees no GPU, and each process would import it for seconds
         on_cpu(monkeypatch)
         monkeypatch.setattr(registry, "CUDA_PROVIDER_LIBRARIES", (".",))
         shrink_sizes(monkeypatch)
