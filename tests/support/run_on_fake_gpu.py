@@ -71,7 +71,6 @@ def main(version: str, name: str, *arguments: str) -> int:
 
         # Eager: ONNX Runtime on the CPU reads memory without waiting for what is queued to write it.
         gpu = install(monkeypatch, tensorrt=version, cuda="cuda-bindings", eager=True)
-        monkeypatch.setitem(sys.modules, "torch", None)  # it sees no GPU, and each process would import it for seconds
         on_cpu(monkeypatch)
         monkeypatch.setattr(registry, "CUDA_PROVIDER_LIBRARIES", (".",))
         shrink_sizes(monkeypatch)
