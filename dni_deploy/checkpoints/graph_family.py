@@ -66,8 +66,9 @@ INPUT_NOUNS = {
     "PRelu": ("", "weight"),
 }
 _MEANINGLESS_NAME = re.compile(r"[\d.:/_]*|onnx::.*|.*Constant.*|.*_output_\d+", re.IGNORECASE)
-_FOLDED_NAME = re.compile(r"onnx::Conv(Transpose)?_\d+")
-"""The name that PyTorch's exporter gives the weight of a convolution into which it folded a BatchNorm."""
+_FOLDED_NAME = re.compile(r"onnx::Conv(Transpose)?_\d+|.*\.weight_bias")
+"""Names that PyTorch's two exporters give what they compute when they fold a BatchNorm into a convolution. The newer one keeps
+the names of a convolution that has a bias already, which cannot be seen."""
 FOLDED_MESSAGE = (
     "The exporter folded BatchNorm into the convolutions, so the blend is one of folded weights; "
     "it is not what blending the checkpoints gives."

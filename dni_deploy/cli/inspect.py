@@ -50,7 +50,7 @@ def command(command_output: CommandOutput, bundle: Path, groups: bool, tensors: 
             "slider": None if report.slider is None else _format_slider(report.slider),
             "verification error": None
             if report.verification_error is None
-            else f"{report.verification_error:.2g} of PyTorch's output",
+            else f"{report.verification_error:.2g} of the output",
         }
     )
     click.echo()

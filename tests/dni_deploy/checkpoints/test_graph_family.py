@@ -180,6 +180,16 @@ def test_names_that_say_nothing_or_are_in_use_give_way_to_the_place(name: str, t
     assert np.array_equal(run(family.graph), run(make_conv_model(0)))
 
 
+@pytest.mark.parametrize(("name", "is_folded"), [("onnx::Conv_12", True), ("body.1.weight_bias", True), ("body.1.bias", False)])
+def test_names_that_folding_leaves_are_noted(name: str, is_folded: bool, tmp_path: Path) -> None:
+    def rename(model: onnx.ModelProto) -> None:
+        initializer(model, "first.bias").name = name
+        model.graph.node[0].input[2] = name
+
+    notes = make_family(tmp_path, make_conv_model(0, rename), make_conv_model(1, rename)).family.notes
+    assert any("folded BatchNorm" in note for note in notes) == is_folded
+
+
 def test_an_older_opset_is_converted(tmp_path: Path) -> None:
     models = [make_conv_model(seed, opset=11) for seed in range(2)]
     family = make_family(tmp_path, *models)
