@@ -29,7 +29,7 @@ from engines.verification import (
     verify_mixed,
 )
 from tests.engines.conftest import write
-from tests.engines.trt.conftest import bn, build, everywhere, numpy_1, profile  # noqa: F401
+from tests.engines.trt.conftest import bn, build, engine_name, everywhere, numpy_1, profile  # noqa: F401
 from tests.fakes.gpu import FakeGpu
 
 Shares = NDArray[np.float64]
@@ -194,7 +194,7 @@ def test_two_weights_in_each_others_place(bundle: Bundle, gpu: FakeGpu, monkeypa
     other = {"conv0.bias": "prelu3.weight", "prelu3.weight": "conv0.bias"}
     monkeypatch.setattr(DeviceLayout, "offset_of", lambda self, name: real(self, other.get(name, name)))
     with pytest.raises(EngineError, match="another output"):
-        load_engine(bundle, "tensorrt")
+        load_engine(bundle, engine_name())
 
 
 def test_the_probe_is_small_and_within_the_profile() -> None:
