@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +34,19 @@ def need_cuda_provider() -> None:
 
     if "CUDAExecutionProvider" not in get_available_providers():
         _skip_or_fail("this onnxruntime has no CUDA provider: onnxruntime-gpu is absent")
+
+
+def run_gpu_program(module: str, *arguments: str, timeout_s: float = 600) -> None:
+    """Runs a program of the tests in a process of its own, without fakes; fails with what it printed where it fails."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+    )
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def _skip_or_fail(reason: str) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,21 +9,13 @@ import pytest
 from engines import registry
 from tests.engines.onnxruntime_gpu.conftest import on_cpu
 from tests.fakes.gpu import FakeGpu
-from tests.support.needs_gpu import need_cuda_provider
+from tests.support.needs_gpu import need_cuda_provider, run_gpu_program
 
 
 @pytest.mark.gpu
 def test_engine_on_this_gpu() -> None:
     need_cuda_provider()
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.engines.onnxruntime_gpu.on_gpu"],
-        cwd=Path(__file__).parents[3],
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    print(done.stdout)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_gpu_program("tests.engines.onnxruntime_gpu.on_gpu")
 
 
 @pytest.mark.slow

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.engines.trt.conftest import VERSIONS, engine_name
 from tests.fakes.gpu import FakeGpu
-from tests.support.needs_gpu import need_gpu
+from tests.support.needs_gpu import need_gpu, run_gpu_program
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("library", ["tensorrt", "tensorrt-rtx"])
 def test_engines_on_this_gpu(library: str) -> None:
     need_gpu(library.replace("-", "_"), "polygraphy", "onnxruntime")
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.engines.trt.on_gpu", library],
-        cwd=Path(__file__).parents[3],
-        capture_output=True,
-        text=True,
-        timeout=1800,
-    )
-    print(done.stdout)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_gpu_program("tests.engines.trt.on_gpu", library, timeout_s=1800)
 
 
 @pytest.mark.slow
