@@ -173,6 +173,11 @@ class GrowingBuffer:
         self._device = device
         self._buffer: Buffer | None = None
 
+    @property
+    def nbytes(self) -> int:
+        """The size of the buffer; 0 before the first."""
+        return 0 if self._buffer is None else self._buffer.nbytes
+
     def get_buffer(self, nbytes: int) -> Buffer:
         """Returns a buffer of at least this size, whose content is what the last user left.
 

@@ -1,4 +1,4 @@
-"""Which CUDA the installed packages are built for, and whether the driver serves it; told by their metadata, without an import."""
+"""Which CUDA the installed packages are built for, and whether the driver serves it; read from their metadata, without an import."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class ContextMemory:
 
     def __init__(self, device: Device) -> None:
         self._lock = threading.Lock()
-        self._buffer, self._nbytes = GrowingBuffer(device), 0
+        self._buffer = GrowingBuffer(device)
         self._last_run: Any = None  # event
         self._last_stream: Any = None
 
@@ -46,12 +46,11 @@ class ContextMemory:
         with self._lock:
             if self._last_run is None:
                 self._last_run = cuda.Event(cuda.event_flags.DISABLE_TIMING)
-            elif self._nbytes < nbytes:
+            elif self._buffer.nbytes < nbytes:
                 self._last_run.synchronize()  # before the memory that the last run uses is freed
             elif self._last_stream is not stream:
                 stream.wait_for_event(self._last_run)
-            self._nbytes = max(self._nbytes, nbytes, 1)
-            address = self._buffer.get_buffer(self._nbytes).pointer
+            address = self._buffer.get_buffer(nbytes).pointer
             try:
                 yield address
             finally:

@@ -91,7 +91,7 @@ def test_machine_names_a_library_that_was_unpacked(gpu: FakeGpu, tmp_path: Path,
     assert facts["gpu"] == "Fake H200"
     assert facts["tensorrt-rtx"] == "1.7.1.116"
     assert "onnxruntime-gpu" not in facts
-    metadata = tmp_path / "tensorrt_rtx_cu13_bindings-1.7.2.dist-info" / "METADATA"  # told by these first, without an import
+    metadata = tmp_path / "tensorrt_rtx_cu13_bindings-1.7.2.dist-info" / "METADATA"  # read first, without an import
     metadata.parent.mkdir()
     metadata.write_text("Metadata-Version: 2.1\nName: tensorrt_rtx_cu13_bindings\nVersion: 1.7.2\n")
     monkeypatch.syspath_prepend(tmp_path)

@@ -1,4 +1,4 @@
-"""Members that bring their graph are told from checkpoints by their suffix."""
+"""Members that bring their graph are recognized by their suffix."""
 
 from __future__ import annotations
 

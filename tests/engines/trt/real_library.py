@@ -70,7 +70,7 @@ def load_real_library() -> Any:
 
 
 def build(library: Any, bundle: Bundle, kind: str, precision: str) -> dict[str, Any]:
-    """Builds one plan and loads it again; both may end in an error, which is told."""
+    """Builds one plan and loads it again; both may end in an error, which is in the result."""
     from engines.trt.builder import BuildRequest, build_serialized_engine
     from engines.trt.plan_identity import BuildSettings
 

@@ -24,7 +24,7 @@ def test_slots_share_memory_that_grows_with_the_frames(bundle: Bundle, gpu: Fake
             engine.refit(slot, np.array([0.5, 0.25, 0.25]))
             x = picture(side, side, side)
             assert relative_error(engine.infer(slot, x), truth(bundle, [0.5, 0.25, 0.25], x)) <= 1e-5
-            sizes.append(memory._nbytes)
+            sizes.append(memory._buffer.nbytes)
         addresses = {buffers.runner._context._memory for buffers in engine._buffer_sets}
     assert sizes[1] > sizes[0]
     assert sizes[1:] == [sizes[1]] * 4
