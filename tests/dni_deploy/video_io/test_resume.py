@@ -43,7 +43,8 @@ class Stops(Exception):
 
 
 def stop_engine_after(engine: Dimmer, monkeypatch: pytest.MonkeyPatch, after: int, error: BaseException) -> None:
-    """Makes the engine raise an error after this many more frames."""
+    """Makes the engine raise an error after this many more frames; in one slot, where no later frame overtakes an earlier one."""
+    monkeypatch.setattr(engine, "slots", 1)
     real, frame_count = Dimmer.infer, [0]
 
     def infer(slot: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
