@@ -20,13 +20,13 @@ if TYPE_CHECKING:  # what a type checker sees; importing the standard library's 
     from dni_deploy.alpha.timeline import AlphaTimeline as AlphaTimeline
     from dni_deploy.api.bench import bench as bench
     from dni_deploy.api.build import build as build
+    from dni_deploy.api.calibrate import calibrate as calibrate
     from dni_deploy.api.check import check as check
     from dni_deploy.api.demo import demo as demo
     from dni_deploy.api.doctor import doctor as doctor
     from dni_deploy.api.export import export as export
     from dni_deploy.api.filter import filter as filter
     from dni_deploy.api.inspect import inspect as inspect
-    from dni_deploy.api.recalibrate import recalibrate as recalibrate
     from dni_deploy.api.refit import refit as refit
     from dni_deploy.api.run import run as run
     from dni_deploy.api.serve import serve as serve
@@ -86,7 +86,7 @@ _NAMES_BY_MODULE = {
     "video_io.encoder": "EncoderOptions",
 }
 _COMMAND_FUNCTIONS = (
-    "bench build check demo doctor export filter inspect recalibrate refit run serve slider sweep tune video"  # one per command
+    "bench build check demo doctor export filter inspect calibrate refit run serve slider sweep tune video"  # one per command
 )
 _MODULE_BY_NAME = {
     **{name: f"dni_deploy.{module}" for module, names in _NAMES_BY_MODULE.items() for name in names.split()},

@@ -15,33 +15,33 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from dni_deploy.blending.batchnorm_stats import MAX_CALIBRATION_POINTS, BatchNormTable, count_calibration_points
+from dni_deploy.blending.calibration_table import MAX_CALIBRATION_POINTS, CalibrationTable, count_calibration_points
 from dni_deploy.blending.variance_guard import list_variance_names
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.bundle.stored_file import read_verified
 from dni_deploy.errors import BundleError, escape_name
 
-RECALIBRATION_FORMAT = "dni-deploy recalibration, version 1"
+CALIBRATION_FORMAT = "dni-deploy calibration, version 1"
 MAX_METADATA_BYTES = 1 << 20
 """Of the JSON; an image takes about 150 bytes."""
 
 
-def serialize_recalibration(recalibration: BatchNormTable) -> bytes:
+def serialize_calibration(calibration: CalibrationTable) -> bytes:
     """Returns the content of the file; equal statistics give equal bytes."""
     about = {
-        **recalibration.about,
-        "format": RECALIBRATION_FORMAT,
-        "steps": recalibration.steps,
-        "members": recalibration.members,
+        **calibration.about,
+        "format": CALIBRATION_FORMAT,
+        "steps": calibration.steps,
+        "members": calibration.members,
     }
     tensors = {
-        name: np.ascontiguousarray(rows[recalibration.inner_mask]) for name, rows in sorted(recalibration.statistics.items())
+        name: np.ascontiguousarray(rows[calibration.inner_mask]) for name, rows in sorted(calibration.statistics.items())
     }
     data: bytes = save(tensors, {"dni_deploy": json.dumps(about, sort_keys=True, allow_nan=False)})
     return data
 
 
-def read_recalibration(bundle: Bundle, members: Sequence[Mapping[str, NDArray[Any]]] | None = None) -> BatchNormTable | None:
+def read_calibration(bundle: Bundle, members: Sequence[Mapping[str, NDArray[Any]]] | None = None) -> CalibrationTable | None:
     """Reads the re-estimated statistics of a bundle.
 
     Args:
@@ -54,7 +54,7 @@ def read_recalibration(bundle: Bundle, members: Sequence[Mapping[str, NDArray[An
     Raises:
         BundleError: The file is damaged or made for another network, a statistic is not finite, or a variance is below 0.
     """
-    stored = bundle.manifest.recalibration
+    stored = bundle.manifest.calibration
     if stored is None:
         return None
     name = escape_name(stored.file)
@@ -65,10 +65,10 @@ def read_recalibration(bundle: Bundle, members: Sequence[Mapping[str, NDArray[An
         text = header["__metadata__"]["dni_deploy"]
         about = json.loads(text) if len(text) <= MAX_METADATA_BYTES else None
     except (SafetensorError, KeyError, TypeError, ValueError, RecursionError):
-        raise BundleError(f"{name} is not a recalibration file, though its SHA-256 fits the manifest.") from None
-    if not isinstance(about, dict) or about.pop("format", None) != RECALIBRATION_FORMAT:
+        raise BundleError(f"{name} is not a calibration file, though its SHA-256 fits the manifest.") from None
+    if not isinstance(about, dict) or about.pop("format", None) != CALIBRATION_FORMAT:
         raise BundleError(
-            f"{name} is not of the format {RECALIBRATION_FORMAT!r}; make it again with dni-deploy build --recalibrate."
+            f"{name} is not of the format {CALIBRATION_FORMAT!r}; make it again with dni-deploy build --calibrate."
         )
     steps, count = about.pop("steps", None), about.pop("members", None)
     if type(steps) is not int or type(count) is not int or count != len(bundle.members):
@@ -79,7 +79,7 @@ def read_recalibration(bundle: Bundle, members: Sequence[Mapping[str, NDArray[An
             f"more than {MAX_CALIBRATION_POINTS} calibration points, or none."
         )
     _check_tensors(bundle, name, tensors, count_calibration_points(count, steps) - count)
-    return BatchNormTable.from_inner_statistics(
+    return CalibrationTable.from_inner_statistics(
         members or [bundle.read_weights(member) for member in bundle.members], steps, tensors, about
     )
 

@@ -11,7 +11,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from dni_deploy.blending.batchnorm_stats import BatchNormTable, blend_tensors
+from dni_deploy.blending.calibration_table import CalibrationTable, blend_tensors
 from dni_deploy.errors import EngineError
 
 CPU_PROVIDERS = ["CPUExecutionProvider"]
@@ -80,7 +80,7 @@ def open_blended_session(
     graph: onnx.ModelProto,
     members: Sequence[Mapping[str, NDArray[Any]]],
     coefficients: NDArray[np.float64],
-    table: BatchNormTable | None = None,
+    table: CalibrationTable | None = None,
     threads: int = 0,
     *,
     stop_spinning: bool = False,

@@ -18,7 +18,7 @@ from dni_deploy.errors import EngineError, escape_name
 from dni_deploy.signature import Signature
 from dni_deploy.utils.compare_arrays import psnr_db, relative_error
 from engines import ort_session
-from engines.batchnorm_stats_file import read_recalibration
+from engines.calibration_file import read_calibration
 from engines.interface import Engine
 from engines.profile import Profile
 
@@ -148,7 +148,7 @@ class Reference:
         """
         self.member_names = bundle.members
         self._bundle, self._members = bundle, members
-        self._table = read_recalibration(bundle, members)
+        self._table = read_calibration(bundle, members)
         self.verification_input = make_random_input(bundle.signature, choose_verification_shape(bundle.signature, profile))
 
     def compute_reference(self, coefficients: NDArray[np.float64]) -> NDArray[np.float32]:

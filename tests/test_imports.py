@@ -51,7 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 A part is a package, a flat module of dni_deploy/, or "dni_deploy" for its public names.
 """
 ENGINE_LAYERS = (
-    ("profile", "batchnorm_stats_file"),
+    ("profile", "calibration_file"),
     ("interface", "ort_session"),
     ("frame_conversion",),
     ("lowering", "verification"),

@@ -1,6 +1,6 @@
 """Measures how much re-estimated BatchNorm statistics improve a blend, and the effect of each choice in the estimation.
 
-python -m benchmarks.features.recalibration           into benchmarks/results/recalibration.json and docs/images/recalibration.png
+python -m benchmarks.features.calibration           into benchmarks/results/calibration.json and docs/images/calibration.png
 
 Denoisers with BatchNorm: the demo family, whose members are far apart; the study's DnCNN, fine-tuned close to N20 with frozen
 statistics; and N20 with a net trained from scratch. Statistics are estimated on noisy training photographs, and PSNR is measured on
@@ -25,26 +25,26 @@ from matplotlib.figure import Figure
 from benchmarks.families import TRAINED_FAMILIES
 from benchmarks.photographs import TEST_PHOTOGRAPHS, TRAIN_PHOTOGRAPHS, add_noise, middle
 from benchmarks.result_file import describe_commit
+from dni_deploy.api.calibrate import CROPS_PER_BATCH, calibrate
 from dni_deploy.api.export import export
-from dni_deploy.api.recalibrate import CROPS_PER_BATCH, recalibrate
-from dni_deploy.blending.batchnorm_stats import BatchNormTable, enumerate_calibration_points
 from dni_deploy.blending.blend import blend_float64
+from dni_deploy.blending.calibration_table import CalibrationTable, enumerate_calibration_points
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.bundle.writer import store_recalibration
+from dni_deploy.bundle.writer import store_calibration
 from dni_deploy.imaging.crops import read_crops
 from dni_deploy.imaging.image_file import ImageFile, write_image
 from dni_deploy.imaging.metrics.psnr import psnr
 from dni_deploy.session.session import open_session
 from dni_deploy.utils.atomic_write import write_bytes_atomically
 from dni_deploy.utils.hardware import count_cores, cpu_name
-from engines.batchnorm_stats_file import serialize_recalibration
+from engines.calibration_file import serialize_calibration
 from engines.interface import EngineOptions
 from engines.onnxruntime_cpu.statistics import BatchNormEstimator
 from engines.registry import load_engine
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULT_PATH = ROOT / "benchmarks" / "results" / "recalibration.json"
-PLOT_PATH = ROOT / "docs" / "images" / "recalibration.png"
+RESULT_PATH = ROOT / "benchmarks" / "results" / "calibration.json"
+PLOT_PATH = ROOT / "docs" / "images" / "calibration.png"
 NOISE_LEVELS = (30, 40, 50)
 IMAGE_SIDE_PX, ALPHA_STEPS = 128, 20
 """Of the middle of each held-out photograph; of alpha."""
@@ -99,8 +99,8 @@ def store_uncorrected(bundle: Bundle, images: Path, calibration_points: int = 11
     ]
     rows = {layer.mean: np.stack([each[layer.mean][0] for each in estimates]) for layer in statistician.layers}
     rows |= {layer.variance: np.stack([each[layer.mean][1] for each in estimates]) for layer in statistician.layers}
-    return store_recalibration(
-        bundle, serialize_recalibration(BatchNormTable.from_inner_statistics(members, steps, rows, {"pictures": []}))
+    return store_calibration(
+        bundle, serialize_calibration(CalibrationTable.from_inner_statistics(members, steps, rows, {"pictures": []}))
     )
 
 
@@ -110,16 +110,16 @@ def summarize_curve(curve: Sequence[float]) -> dict[str, float]:
     return {"best_db": curve[top], "best_alpha": top / ALPHA_STEPS, "halfway_db": curve[ALPHA_STEPS // 2]}
 
 
-def compare_recalibration(
+def compare_calibration(
     family: str, members: Sequence[str], images: Path, folder: Path, levels: Sequence[int] = NOISE_LEVELS
 ) -> dict[str, Any]:
-    """Compares the plain and the recalibrated curve at each level with the net fine-tuned for it."""
+    """Compares the plain and the calibrated curve at each level with the net fine-tuned for it."""
     click.echo(f"{family}: {' and '.join(members)}", err=True)
     bundle = export_pair(family, members, folder / f"{family}-{'-'.join(members)}.dni")
     plain = {level: sweep_alpha(bundle, level) for level in levels}
-    report = recalibrate(bundle, images)
+    report = calibrate(bundle, images)
     bundle = Bundle.open(bundle.path)
-    recalibrated = {level: sweep_alpha(bundle, level) for level in levels}
+    calibrated = {level: sweep_alpha(bundle, level) for level in levels}
     rows = []
     for level in levels:
         tuned = f"n{level}"
@@ -127,14 +127,13 @@ def compare_recalibration(
             {
                 "noise": level,
                 "plain": summarize_curve(plain[level]),
-                "recalibrated": summarize_curve(recalibrated[level]),
+                "calibrated": summarize_curve(calibrated[level]),
                 "better_end_db": max(plain[level][0], plain[level][-1]),
                 "fine_tuned_db": measure_member(family, tuned, level, folder)
                 if tuned in TRAINED_FAMILIES[family].members
                 else None,
-                "ends_are_the_same_bits": [plain[level][0], plain[level][-1]]
-                == [recalibrated[level][0], recalibrated[level][-1]],
-                "curves": {"plain": plain[level], "recalibrated": recalibrated[level]},
+                "ends_are_the_same_bits": [plain[level][0], plain[level][-1]] == [calibrated[level][0], calibrated[level][-1]],
+                "curves": {"plain": plain[level], "calibrated": calibrated[level]},
             }
         )
     return {
@@ -164,7 +163,7 @@ def compare_choices(images: Path, folder: Path, level: int = 40) -> list[dict[st
         ("11 knots, clean pictures", clean, 11),
     ):
         click.echo(label, err=True)
-        recalibrate(Bundle.open(bundle.path), image_folder, calibration_points=calibration_points, force=True)
+        calibrate(Bundle.open(bundle.path), image_folder, calibration_points=calibration_points, force=True)
         rows.append({"what": label, **summarize_curve(sweep_alpha(Bundle.open(bundle.path), level))})
     for label, image_folder in (("not corrected", images), ("not corrected, clean pictures", clean)):
         click.echo(label, err=True)
@@ -180,11 +179,11 @@ def compare_choices(images: Path, folder: Path, level: int = 40) -> list[dict[st
 def measure_change_cost(images: Path, folder: Path, rounds: int = 400) -> dict[str, float]:
     """Measures a change of alpha in the in-place engine without and with the statistics, interleaved; medians in microseconds."""
     plain = export_pair("demo", ("n20", "n60"), folder / "without.dni")
-    recalibrated = export_pair("demo", ("n20", "n60"), folder / "with.dni")
-    recalibrate(recalibrated, images)
+    calibrated = export_pair("demo", ("n20", "n60"), folder / "with.dni")
+    calibrate(calibrated, images)
     engines = [
         load_engine(Bundle.open(bundle.path), "onnxruntime", EngineOptions(threads=1, slots=1))
-        for bundle in (plain, recalibrated)
+        for bundle in (plain, calibrated)
     ]
     samples: list[list[float]] = [[], []]
     for number in range(rounds):
@@ -196,7 +195,7 @@ def measure_change_cost(images: Path, folder: Path, rounds: int = 400) -> dict[s
     for engine in engines:
         engine.close()
     medians = [statistics.median(each) for each in samples]
-    return {"plain_us": medians[0] * 1e6, "recalibrated_us": medians[1] * 1e6, "ratio": medians[1] / medians[0]}
+    return {"plain_us": medians[0] * 1e6, "calibrated_us": medians[1] * 1e6, "ratio": medians[1] / medians[0]}
 
 
 def draw_plot(pairs: Sequence[dict[str, Any]]) -> bytes:
@@ -206,7 +205,7 @@ def draw_plot(pairs: Sequence[dict[str, Any]]) -> bytes:
         alphas = [step / ALPHA_STEPS for step in range(ALPHA_STEPS + 1)]
         for number, row in enumerate(row_of_pair["levels"]):
             axes.plot(alphas, row["curves"]["plain"], color=f"C{number}", linestyle=":")
-            axes.plot(alphas, row["curves"]["recalibrated"], color=f"C{number}", label=f"noise {row['noise']}")
+            axes.plot(alphas, row["curves"]["calibrated"], color=f"C{number}", label=f"noise {row['noise']}")
             if row["fine_tuned_db"] is not None:
                 axes.plot([0.03], [row["fine_tuned_db"]], marker="<", color=f"C{number}")
         axes.set(xlabel=f"alpha, the share of {row_of_pair['members'][0]}")
@@ -226,9 +225,9 @@ def main() -> None:
         folder = Path(name)
         images = write_calibration_images(folder / "noisy")
         pairs = [
-            compare_recalibration("demo", ("n20", "n60"), images, folder),
-            compare_recalibration("dncnn", ("n20", "n60"), images, folder),
-            compare_recalibration("dncnn", ("n20", "scratch"), images, folder, levels=(40,)),
+            compare_calibration("demo", ("n20", "n60"), images, folder),
+            compare_calibration("dncnn", ("n20", "n60"), images, folder),
+            compare_calibration("dncnn", ("n20", "scratch"), images, folder, levels=(40,)),
         ]
         result = {"schema": 1, "pairs": pairs, "choices": compare_choices(images, folder)}
         result["change"] = measure_change_cost(images, folder)

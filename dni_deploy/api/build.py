@@ -9,7 +9,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dni_deploy.api.recalibrate import RecalibrationReport, recalibrate
+from dni_deploy.api.calibrate import CalibrationReport, calibrate
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import UsageError, escape_name
 from dni_deploy.imaging.image_file import Paths, as_path_list
@@ -38,7 +38,7 @@ class BuildReport:
         profile: Input shapes of the plan; None if the engine has no use for them.
         seconds: Time for everything.
         plan_kept: The plan existed before and was only verified.
-        recalibration: What was re-estimated or removed before the build; None if nothing was.
+        calibration: What was re-estimated or removed before the build; None if nothing was.
     """
 
     engine: str
@@ -51,11 +51,11 @@ class BuildReport:
     profile: str | None
     seconds: float
     plan_kept: bool = False
-    recalibration: RecalibrationReport | None = None
+    calibration: CalibrationReport | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the report as `--json` prints it."""
-        return {**asdict(self), "recalibration": None if self.recalibration is None else self.recalibration.to_json()}
+        return {**asdict(self), "calibration": None if self.calibration is None else self.calibration.to_json()}
 
 
 def build(
@@ -69,9 +69,9 @@ def build(
     strip: bool = False,
     device: int | str | None = None,
     threads: int = 0,
-    recalibrate_on: Paths = (),
+    calibrate_on: Paths = (),
     calibration_points: int | None = None,
-    no_recalibration: bool = False,
+    no_calibration: bool = False,
     force: bool = False,
     progress: OptionalProgress = None,
 ) -> BuildReport:
@@ -88,10 +88,10 @@ def build(
         device: Number of the GPU to build for, for TensorRT. For TensorRT for RTX also compute capabilities, such as "8.6,8.9";
             a plan for GPUs that are not here is verified when one of them opens it.
         threads: Number of threads of the CPU engine; 0: one per core.
-        recalibrate_on: Images on which the BatchNorm statistics of the blends are re-estimated first, as `recalibrate`
+        calibrate_on: Images on which the BatchNorm statistics of the blends are re-estimated first, as `calibrate`
             does; every engine then uses them. A plan that exists stays and is verified again.
         calibration_points: Maximum number of alphas to estimate at.
-        no_recalibration: Remove the re-estimated statistics. A plan that exists stays and is verified again.
+        no_calibration: Remove the re-estimated statistics. A plan that exists stays and is verified again.
         force: Replace a plan and statistics that exist.
         progress: Called with the steps done.
 
@@ -118,20 +118,20 @@ def build(
         "device": device is not None and not capabilities,
     }
     refuse_unused_options(choice, [name for name, is_requested in requested.items() if is_requested])
-    has_images = bool(as_path_list(recalibrate_on))
-    if has_images and no_recalibration:
+    has_images = bool(as_path_list(calibrate_on))
+    if has_images and no_calibration:
         raise UsageError("Statistics are re-estimated or removed, not both. Nothing was written.")
     if calibration_points is not None and not has_images:
         raise UsageError(
             "calibration_points is for re-estimating statistics; name the images to do that on. Nothing was written."
         )
-    recalibration = None
-    if has_images or no_recalibration:
-        recalibration = recalibrate(
+    calibration = None
+    if has_images or no_calibration:
+        calibration = calibrate(
             bundle_path,
-            recalibrate_on,
+            calibrate_on,
             calibration_points=calibration_points,
-            remove=no_recalibration,
+            remove=no_calibration,
             threads=threads,
             force=force,
             progress=progress,
@@ -148,7 +148,7 @@ def build(
         compute_capabilities=capabilities,
         device=number,
         force=force,
-        keep=recalibration is not None,
+        keep=calibration is not None,
     )
     log.info("building for the engine %s (%s)", choice.name, choice.reason)
     with log_duration(log, "building the engine"):
@@ -164,7 +164,7 @@ def build(
         profile=None if profile is None else str(profile),
         seconds=time.perf_counter() - started,
         plan_kept=built.plan_kept,
-        recalibration=recalibration,
+        calibration=calibration,
     )
 
 

@@ -12,10 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dni_deploy.blending.batchnorm_stats import BatchNormTable, correct_estimates, default_steps, enumerate_calibration_points
 from dni_deploy.blending.blend import blend_float64
+from dni_deploy.blending.calibration_table import (
+    CalibrationTable,
+    correct_estimates,
+    default_steps,
+    enumerate_calibration_points,
+)
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.bundle.writer import store_recalibration
+from dni_deploy.bundle.writer import store_calibration
 from dni_deploy.errors import MismatchError, UsageError, escape_name
 from dni_deploy.imaging.crops import CropSource, read_crops
 from dni_deploy.imaging.image_file import Paths, list_images
@@ -23,7 +28,7 @@ from dni_deploy.signature import Signature
 from dni_deploy.utils.log_duration import log_duration
 from dni_deploy.utils.optional_packages import import_optional
 from dni_deploy.utils.progress import OptionalProgress, report_progress
-from engines.batchnorm_stats_file import list_statistics_names, serialize_recalibration
+from engines.calibration_file import list_statistics_names, serialize_calibration
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +61,7 @@ class BatchNormShift:
 
 
 @dataclass(frozen=True)
-class RecalibrationReport:
+class CalibrationReport:
     """What was estimated, and what is in the bundle now.
 
     Attributes:
@@ -86,7 +91,7 @@ class RecalibrationReport:
         return {**asdict(self), "images": [image._asdict() for image in self.images]}
 
 
-def recalibrate(
+def calibrate(
     bundle_path: Bundle | str | os.PathLike[str],
     images: Paths = (),
     *,
@@ -95,7 +100,7 @@ def recalibrate(
     threads: int = 0,
     force: bool = False,
     progress: OptionalProgress = None,
-) -> RecalibrationReport:
+) -> CalibrationReport:
     """Estimates mean and variance before each BatchNorm at blends between the members, and stores them in the bundle.
 
     Every engine then computes with them, interpolated between the calibration points; each member alone stays as it is, bit
@@ -125,11 +130,11 @@ def recalibrate(
     bundle = Bundle.ensure_open(bundle_path)
     bundle_name = os.fspath(bundle.path)
     if remove:
-        if bundle.manifest.recalibration is None:
+        if bundle.manifest.calibration is None:
             raise UsageError(f"{escape_name(bundle_name)} has no re-estimated statistics to remove.")
-        digest = store_recalibration(bundle, None).digest
-        return RecalibrationReport(bundle_name, digest, 0, (), 0, 0, (), time.perf_counter() - started, removed=True)
-    if bundle.manifest.recalibration is not None and not force:
+        digest = store_calibration(bundle, None).digest
+        return CalibrationReport(bundle_name, digest, 0, (), 0, 0, (), time.perf_counter() - started, removed=True)
+    if bundle.manifest.calibration is not None and not force:
         raise UsageError(
             f"{escape_name(bundle_name)} has re-estimated statistics; give --force to replace them. Nothing was written."
         )
@@ -141,9 +146,9 @@ def recalibrate(
     inputs, sources = _read_inputs(bundle.signature, [images] if isinstance(images, (str, os.PathLike)) else list(images))
     with log_duration(log, "estimating the BatchNorm statistics"):
         table, shifts = estimate_statistics(bundle, inputs, steps, sources, threads, progress)
-    digest = store_recalibration(bundle, serialize_recalibration(table)).digest
+    digest = store_calibration(bundle, serialize_calibration(table)).digest
     sample_count, side = len(inputs), inputs.shape[-1]
-    return RecalibrationReport(
+    return CalibrationReport(
         bundle_name,
         digest,
         len(table.calibration_points),
@@ -162,7 +167,7 @@ def estimate_statistics(
     sources: Sequence[CropSource] = (),
     threads: int = 0,
     progress: OptionalProgress = None,
-) -> tuple[BatchNormTable, tuple[BatchNormShift, ...]]:
+) -> tuple[CalibrationTable, tuple[BatchNormShift, ...]]:
     """Estimates the statistics of a bundle's blends. Nothing is written.
 
     Args:
@@ -209,7 +214,7 @@ def estimate_statistics(
         "pictures": [source._asdict() for source in sources] or NOISE_INPUT_WORD,
         "made_by": f"onnxruntime {statistics.get_runtime_version()}",
     }
-    table = BatchNormTable.from_inner_statistics(members, steps, rows, about)
+    table = CalibrationTable.from_inner_statistics(members, steps, rows, about)
     return table, tuple(_measure_shift(layer, table, member_statistics[layer.mean]) for layer in estimator.layers)
 
 
@@ -228,7 +233,7 @@ def _read_inputs(signature: Signature, paths: list[str | os.PathLike[str]]) -> t
 
 
 def _measure_shift(
-    layer: Any, table: BatchNormTable, member_statistics: list[tuple[NDArray[np.float64], NDArray[np.float64]]]
+    layer: Any, table: CalibrationTable, member_statistics: list[tuple[NDArray[np.float64], NDArray[np.float64]]]
 ) -> BatchNormShift:
     means, variances = (np.stack(rows) for rows in zip(*member_statistics, strict=True))
     plain_mean, plain_variance = table.calibration_points @ means, np.maximum(table.calibration_points @ variances, 1e-12)
@@ -242,4 +247,4 @@ def _measure_shift(
     )
 
 
-__all__ = ["BatchNormShift", "RecalibrationReport", "estimate_statistics", "recalibrate"]
+__all__ = ["BatchNormShift", "CalibrationReport", "calibrate", "estimate_statistics"]

@@ -12,7 +12,7 @@ from typing import Any, Union
 
 import numpy as np
 
-from dni_deploy.blending.batchnorm_stats import BatchNormTable
+from dni_deploy.blending.calibration_table import CalibrationTable
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.checkpoints.checkpoint import Checkpoint
 from dni_deploy.checkpoints.family import Family, describe_mismatch, find_differences, read_members
@@ -39,7 +39,7 @@ from dni_deploy.signature import Signature
 from dni_deploy.utils.atomic_write import check_outputs, write_bytes_atomically
 from dni_deploy.utils.optional_packages import import_optional
 from dni_deploy.utils.progress import OptionalProgress
-from engines.batchnorm_stats_file import read_recalibration
+from engines.calibration_file import read_calibration
 
 CheckInput = Union[str, "os.PathLike[str]", Bundle, Family, Mapping[str, Any]]
 
@@ -111,10 +111,8 @@ def _check_family(
 ) -> tuple[CheckReport, PairMeasurements]:
     layers = find_filter_layers(family.members[0].checkpoint.tensors, _transposed_convolutions(bundle))
     pairs = _choose_pairs(family)
-    recalibration = (
-        None if bundle is None else read_recalibration(bundle, [member.checkpoint.tensors for member in family.members])
-    )
-    trial, architecture, note = _measure_pairs(family, bundle, recalibration, pairs, images, references, progress)
+    calibration = None if bundle is None else read_calibration(bundle, [member.checkpoint.tensors for member in family.members])
+    trial, architecture, note = _measure_pairs(family, bundle, calibration, pairs, images, references, progress)
     rows: list[LayerCorrelation] = []
     moved: list[BatchNormDifference] = []
     pair_reports: list[PairReport] = []
@@ -131,7 +129,7 @@ def _check_family(
             midpoints=[row for row in trial.midpoints if row.pair == name],
             barriers=[row for row in trial.barriers if row.pair == name],
             norm_mismatches=[row for row in trial.norm_mismatches if row.pair == name],
-            is_recalibrated=recalibration is not None,
+            is_calibrated=calibration is not None,
         )
         verdict = judge_pair(name, evidence)
         rows, moved = rows + pair_layers, moved + measure_batchnorm_differences(name, one, other)
@@ -146,9 +144,9 @@ def _check_family(
         *([note] if note else []),
         *([NO_ALIGNMENT_MESSAGE] if _has_low_correlation(rows) and not can_align() else []),
     ]
-    if recalibration is not None:
+    if calibration is not None:
         notes.append(
-            f"This bundle's BatchNorm statistics are re-estimated for its blends, at {len(recalibration.calibration_points)} alphas."
+            f"This bundle's BatchNorm statistics are re-estimated for its blends, at {len(calibration.calibration_points)} alphas."
         )
     order = tuple(family.names[place] for place in order_by_shortest_path(table))
     advice = [sentence for row in pair_reports for sentence in row.advice]
@@ -171,7 +169,7 @@ def _check_family(
         midpoints=tuple(trial.midpoints),
         barriers=tuple(trial.barriers),
         norms=tuple(trial.norm_mismatches),
-        recalibration=None if recalibration is None else recalibration.describe(),
+        calibration=None if calibration is None else calibration.describe(),
     )
     return report, trial
 
@@ -196,7 +194,7 @@ def _add_alignment(rows: list[LayerCorrelation], first: Any, second: Any, layers
 def _measure_pairs(
     family: Family,
     bundle: Bundle | None,
-    calibration: BatchNormTable | None,
+    calibration: CalibrationTable | None,
     pairs: list[tuple[str, str]],
     images: list[tuple[str, Frame]] | None,
     references: list[Frame] | None,

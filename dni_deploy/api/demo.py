@@ -1,4 +1,4 @@
-"""Runs the whole product on a real photograph: adds noise, exports, recalibrates, sweeps alpha, and writes the images."""
+"""Runs the whole product on a real photograph: adds noise, exports, calibrates, sweeps alpha, and writes the images."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from dni_deploy.api.calibrate import calibrate
 from dni_deploy.api.export import export
-from dni_deploy.api.recalibrate import recalibrate
 from dni_deploy.api.sweep import SweepLabels, sweep
 from dni_deploy.checkpoints.checkpoint import Checkpoint
 from dni_deploy.errors import InputError, UsageError, escape_name
@@ -31,7 +31,7 @@ ALPHA_COUNT = 21
 """Alpha from 0 to 1 in steps of 0.05, as in section 3.2 of the paper."""
 
 CALIBRATION_POINTS = 6
-"""Alphas at which the statistics of the blends are estimated; more bring nothing (docs/recalibration.md)."""
+"""Alphas at which the statistics of the blends are estimated; more bring nothing (docs/calibration.md)."""
 
 DATA_FOLDER = files("dni_deploy") / "data"
 OUTPUT_FILES = ("clean.png", "noisy.png", "demo.dni", "sheet.png", "page.html", "psnr.png")
@@ -47,7 +47,7 @@ class DemoReport:
         noisy_psnr: PSNR before denoising, in dB.
         matched_psnr: PSNR of N40, the network that was trained for this noise, run by PyTorch from its own checkpoint, in dB.
         export_seconds: Time of the export.
-        recalibration_seconds: Time of the BatchNorm statistics.
+        calibration_seconds: Time of the BatchNorm statistics.
         seconds: Time for everything.
         files: The files that were written, in the folder.
     """
@@ -57,7 +57,7 @@ class DemoReport:
     noisy_psnr: float
     matched_psnr: float
     export_seconds: float
-    recalibration_seconds: float
+    calibration_seconds: float
     seconds: float
     files: tuple[str, ...]
 
@@ -79,7 +79,7 @@ class DemoReport:
             "change_ms": sweep["change_ms"],
             "frame_ms": sweep["frame_ms"],
             "export_s": self.export_seconds,
-            "recalibration_s": self.recalibration_seconds,
+            "calibration_s": self.calibration_seconds,
             "seconds": self.seconds,
             "engine": sweep["engine"],
             "engine_reason": sweep["engine_reason"],
@@ -128,7 +128,7 @@ def demo(output: str | os.PathLike[str] = "dni-demo", force: bool = False, progr
     bundle = export(members, folder / "demo.dni", force=force)
     export_seconds = time.perf_counter() - exporting
     report_progress(progress, 1, total, "estimating the blends' BatchNorm statistics")
-    estimated = recalibrate(bundle, folder / "noisy.png", calibration_points=CALIBRATION_POINTS)
+    estimated = calibrate(bundle, folder / "noisy.png", calibration_points=CALIBRATION_POINTS)
     report_progress(progress, 2, total, "running N40 for comparison")
     noisy_psnr, matched_psnr = psnr(noisy, clean), psnr(_run_checkpoint(matched, noisy), clean)
     report = sweep(

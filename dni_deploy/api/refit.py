@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from dni_deploy.alpha.coefficients import Alpha, Coefficients
-from dni_deploy.blending.batchnorm_stats import blend_tensors
+from dni_deploy.blending.calibration_table import blend_tensors
 from dni_deploy.blending.group_rules import AlphaRules, AppliedRule, Rule
 from dni_deploy.blending.preset import Preset
 from dni_deploy.blending.variance_guard import VarianceGuard, list_variance_names
@@ -27,7 +27,7 @@ from dni_deploy.errors import CoefficientsError, LimitError, UsageError, escape_
 from dni_deploy.utils.atomic_write import write_bytes, write_file_atomically
 from dni_deploy.utils.log_duration import log_duration
 from dni_deploy.utils.optional_packages import import_optional
-from engines.batchnorm_stats_file import read_recalibration
+from engines.calibration_file import read_calibration
 
 log = logging.getLogger(__name__)
 
@@ -152,13 +152,13 @@ def refit(
         else:
             guard.check_per_tensor(dict(zip(keys, coefficients_by_tensor, strict=True)), coefficients)
         floats = [{name: tensors[name] for name in keys} for tensors in members]
-        recalibration = read_recalibration(bundle, members)
-        if recalibration is not None:
+        calibration = read_calibration(bundle, members)
+        if calibration is not None:
             log.info("the re-estimated BatchNorm statistics of %s are in use", bundle.path)
         with log_duration(log, "blending"):
-            values = blend_tensors(floats, coefficients_by_tensor, recalibration)
+            values = blend_tensors(floats, coefficients_by_tensor, calibration)
         for name, other in bundle.manifest.tied.items():  # the same BatchNorm under another name
-            if recalibration is not None and other in recalibration.statistics and name in values:
+            if calibration is not None and other in calibration.statistics and name in values:
                 values[name] = values[other]
         metadata = {
             "members": list(coefficients.members),

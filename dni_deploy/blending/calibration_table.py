@@ -23,18 +23,18 @@ MAX_CALIBRATION_POINTS = 32
 """The GPU's fold kernel blends so many rows of statistics at once (blend.cu)."""
 
 DEFAULT_STEPS_TWO_MEMBERS = 10
-"""By default 11 calibration points between two members; docs/recalibration.md has what more or fewer change."""
+"""By default 11 calibration points between two members; docs/calibration.md has what more or fewer change."""
 
 GRID_POINT_TOLERANCE = 1e-9
 """In grid steps: a coefficient that is nearer to a grid point is meant to be on it (0.3 * 10 is not 3)."""
 
 GROUPS_UNSUPPORTED_MESSAGE = (
     "Alpha by groups of weights does not go together with re-estimated BatchNorm statistics, which are known for one alpha "
-    "of all weights; remove them with dni-deploy build BUNDLE --no-recalibration."
+    "of all weights; remove them with dni-deploy build BUNDLE --no-calibration."
 )
 EXTRAPOLATION_UNSUPPORTED_MESSAGE = (
     "The BatchNorm statistics of this bundle were re-estimated for shares from 0 to 1, and nothing is known beyond; "
-    "remove them with dni-deploy build BUNDLE --no-recalibration to extrapolate."
+    "remove them with dni-deploy build BUNDLE --no-calibration to extrapolate."
 )
 
 Tensors = Mapping[str, NDArray[Any]]
@@ -89,7 +89,7 @@ def enumerate_calibration_points(members: int, steps: int) -> NDArray[np.int64]:
 
 
 @dataclass(frozen=True)
-class BatchNormTable:
+class CalibrationTable:
     """Re-estimated statistics of every BatchNorm at every calibration point. Arrays are read-only and its own.
 
     Attributes:
@@ -113,7 +113,7 @@ class BatchNormTable:
         steps: int,
         inner_statistics: Mapping[str, NDArray[np.float64]],
         about: Mapping[str, Any],
-    ) -> BatchNormTable:
+    ) -> CalibrationTable:
         """Builds the table from the statistics at the inner points; at a member alone they are the member's own.
 
         Args:
@@ -243,29 +243,29 @@ class BatchNormTable:
 
 
 def blend_tensors(
-    members: Sequence[Tensors], coefficients: NDArray[np.float64], recalibration: BatchNormTable | None = None
+    members: Sequence[Tensors], coefficients: NDArray[np.float64], calibration: CalibrationTable | None = None
 ) -> dict[str, NDArray[np.float64]]:
     """Blends the tensors of a family in float64: the reference that every engine and every written file is compared with.
 
     Args:
         members: The tensors of each member by name, in one order; any tensors of the network.
         coefficients: As `blend_float64` takes them.
-        recalibration: Statistics that take the place of the blended ones.
+        calibration: Statistics that take the place of the blended ones.
 
     Returns:
         Fresh float64 arrays by name.
 
     Raises:
-        CoefficientsError: As `BatchNormTable.validate_coefficients`.
+        CoefficientsError: As `CalibrationTable.validate_coefficients`.
     """
-    return dict(iterate_blended_tensors(members, coefficients, recalibration))
+    return dict(iterate_blended_tensors(members, coefficients, calibration))
 
 
 def iterate_blended_tensors(
-    members: Sequence[Tensors], coefficients: NDArray[np.float64], recalibration: BatchNormTable | None = None
+    members: Sequence[Tensors], coefficients: NDArray[np.float64], calibration: CalibrationTable | None = None
 ) -> Iterator[tuple[str, NDArray[np.float64]]]:
     """Blends as `blend_tensors` does, one tensor after the other: all of them in float64 are twice as large as a member."""
-    statistics = {} if recalibration is None else recalibration.interpolate(coefficients)
+    statistics = {} if calibration is None else calibration.interpolate(coefficients)
     for name, tensor in iterate_blended(members, coefficients):
         yield name, statistics.get(name, tensor)
 

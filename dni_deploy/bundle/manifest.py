@@ -19,7 +19,7 @@ MANIFEST_FILE_NAME = "manifest.json"
 MAX_MANIFEST_BYTES = 4 << 20
 """About 200 bytes for each tensor of the largest network that we know (8,000 tensors), with room to spare."""
 MAX_JSON_DEPTH = 32
-ATTACHMENT_FIELDS = ("recalibration", "slider", "slider_about")
+ATTACHMENT_FIELDS = ("calibration", "slider", "slider_about")
 """What may be added to a bundle after its export; absent from the JSON where it is None."""
 MAX_SLIDER_POINTS = 1024
 """A slider has far fewer positions that anybody could tell apart."""
@@ -145,7 +145,7 @@ class Manifest:
         unused: Float keys that the network's forward never reads; blended in checkpoints, absent from the graph.
         tied: Name of a tensor -> name of the one with which it shares its values.
         graph_facts: How the graph was made: versions, the error of its verification.
-        recalibration: BatchNorm statistics of blends, re-estimated on images; or None.
+        calibration: BatchNorm statistics of blends, re-estimated on images; or None.
         slider: (position, alpha) of each point, numbers from 0 to 1, of a slider with equal perceived steps; or None.
         slider_about: On what that slider was measured and how even it came out; free form, for people. None without a slider.
     """
@@ -160,14 +160,14 @@ class Manifest:
     unused: tuple[str, ...] = ()
     tied: Mapping[str, str] = field(default_factory=dict)
     graph_facts: Mapping[str, Any] = field(default_factory=dict)
-    recalibration: StoredFile | None = None
+    calibration: StoredFile | None = None
     slider: tuple[tuple[float, float], ...] | None = None
     slider_about: Mapping[str, Any] | None = None
 
     @property
     def files(self) -> tuple[StoredFile, ...]:
         """Every file beside the manifest itself."""
-        optional = tuple(stored for stored in (self.weights_file, self.recalibration) if stored is not None)
+        optional = tuple(stored for stored in (self.weights_file, self.calibration) if stored is not None)
         return (self.graph, *optional, *(member.stored for member in self.members))
 
     def to_bytes(self) -> bytes:
@@ -220,8 +220,8 @@ class Manifest:
         optional: dict[str, Any] = {}
         if read["weights_file"] is not None:
             optional["weights_file"] = StoredFile.from_json(read["weights_file"], "weights_file", "bin")
-        if "recalibration" in read:
-            optional["recalibration"] = StoredFile.from_json(read["recalibration"], "recalibration", "safetensors")
+        if "calibration" in read:
+            optional["calibration"] = StoredFile.from_json(read["calibration"], "calibration", "safetensors")
         if "slider" in read:
             optional["slider"] = parse_slider_points(read["slider"])
         if "slider_about" in read:

@@ -256,8 +256,8 @@ def _set_weight_data(
     return stored, data
 
 
-def store_recalibration(bundle: Bundle, data: bytes | None) -> Bundle:
-    """Adds a recalibration file to a bundle, or replaces the one that it has.
+def store_calibration(bundle: Bundle, data: bytes | None) -> Bundle:
+    """Adds a calibration file to a bundle, or replaces the one that it has.
 
     The change is one step: a crash leaves the old bundle or the new one.
 
@@ -274,9 +274,9 @@ def store_recalibration(bundle: Bundle, data: bytes | None) -> Bundle:
         InputError: The folder cannot be written.
     """
     if data is None:
-        return _change_attachments(bundle, recalibration=None)
-    stored = StoredFile.for_data("recalibration", "safetensors", data)
-    return _change_attachments(bundle, [(stored.file, data)], recalibration=stored)
+        return _change_attachments(bundle, calibration=None)
+    stored = StoredFile.for_data("calibration", "safetensors", data)
+    return _change_attachments(bundle, [(stored.file, data)], calibration=stored)
 
 
 def store_slider(
@@ -294,7 +294,7 @@ def store_slider(
 
     Raises:
         BundleError: There are fewer than two points, or numbers outside 0 to 1.
-        UsageError: As `store_recalibration`, as are LimitError and InputError.
+        UsageError: As `store_calibration`, as are LimitError and InputError.
     """
     if points is None:
         return _change_attachments(bundle, slider=None, slider_about=None)

@@ -19,7 +19,7 @@ from dni_deploy.utils.optional_packages import import_optional
     dni-deploy build sr.dni
     dni-deploy build sr.dni --engine tensorrt --precision fp16 --opt 1x3x720x1280
     dni-deploy build sr.dni --engine tensorrt-rtx --precision fp16
-    dni-deploy build denoise.dni --recalibrate noisy/
+    dni-deploy build denoise.dni --calibrate noisy/
     dni-deploy build sr.dni --engine tensorrt --min 1x3x64x64 --opt 1x3x256x256 --max 1x3x1080x1920
     """,
 )
@@ -41,8 +41,8 @@ from dni_deploy.utils.optional_packages import import_optional
     "that may be elsewhere.  [default: 0]",
 )
 @click.option(
-    "--recalibrate",
-    "recalibrate_on",
+    "--calibrate",
+    "calibrate_on",
     type=options.PATH_TYPE,
     multiple=True,
     metavar="PATH",
@@ -54,9 +54,9 @@ from dni_deploy.utils.optional_packages import import_optional
     cls=options.AliasedOption,
     aliases=("--knots",),
     type=click.IntRange(2, 32),
-    help="With --recalibrate: maximum number of alphas to estimate at.  [default: 11 for two members, 32 for more]",
+    help="With --calibrate: maximum number of alphas to estimate at.  [default: 11 for two members, 32 for more]",
 )
-@click.option("--no-recalibration", is_flag=True, help="Remove the re-estimated statistics from the bundle.")
+@click.option("--no-calibration", is_flag=True, help="Remove the re-estimated statistics from the bundle.")
 @options.threads
 @options.force
 def command(
@@ -69,9 +69,9 @@ def command(
     largest: str | None,
     strip: bool,
     device: str | None,
-    recalibrate_on: tuple[Path, ...],
+    calibrate_on: tuple[Path, ...],
     calibration_points: int | None,
-    no_recalibration: bool,
+    no_calibration: bool,
     threads: int,
     force: bool,
 ) -> None:
@@ -79,7 +79,7 @@ def command(
 
     The optimized network is stored inside the bundle, as a plan, so that a session opens without optimizing again. TensorRT
     needs a plan to run at all; auto builds for TensorRT if it can run. The bundle's own files stay as they are, except for the
-    statistics that --recalibrate adds.
+    statistics that --calibrate adds.
     """
     verb = import_optional("dni_deploy.api.build").build
     with command_output.show_progress() as progress:
@@ -92,17 +92,17 @@ def command(
             max_shape=largest,
             strip=strip,
             device=device,
-            recalibrate_on=[str(path) for path in recalibrate_on],
+            calibrate_on=[str(path) for path in calibrate_on],
             calibration_points=calibration_points,
-            no_recalibration=no_recalibration,
+            no_calibration=no_calibration,
             threads=threads,
             force=force,
             progress=progress,
         )
     if command_output.print_result("build", report.to_json()):
         return
-    if report.recalibration is not None:
-        print_recalibration(report.recalibration)
+    if report.calibration is not None:
+        print_calibration(report.calibration)
     print_summary(
         {
             "engine": options.format_engine(report.engine, report.engine_reason),
@@ -117,7 +117,7 @@ def command(
     )
 
 
-def print_recalibration(report: Any) -> None:
+def print_calibration(report: Any) -> None:
     """Prints how far the statistics of each layer moved."""
     if report.removed:
         print_summary({"statistics": "those of the members again"})

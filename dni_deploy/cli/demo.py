@@ -22,7 +22,7 @@ from dni_deploy.utils.optional_packages import import_optional
 @options.output_option("The folder to write to.", required=False, default="dni-demo")
 @options.force
 def command(command_output: CommandOutput, output: Path, force: bool) -> None:
-    """Run a demo: add noise to a photograph, export, recalibrate, sweep alpha, write the images.
+    """Run a demo: add noise to a photograph, export, calibrate, sweep alpha, write the images.
 
     Uses two denoisers that come with the package, trained for noise 20 and 60, on a photograph with noise 40 that
     neither was trained on. Nothing is downloaded.
@@ -41,7 +41,7 @@ def command(command_output: CommandOutput, output: Path, force: bool) -> None:
             "before denoising": format_db(report.noisy_psnr),
             "N40, trained for it": format_db(report.matched_psnr),
             "export": format_seconds(report.export_seconds),
-            "statistics": f"of BatchNorm, estimated in {format_seconds(report.recalibration_seconds)} on the noisy photograph",
+            "statistics": f"of BatchNorm, estimated in {format_seconds(report.calibration_seconds)} on the noisy photograph",
             "whole demo": format_seconds(report.seconds),
             "wrote": ", ".join(report.files),
         }

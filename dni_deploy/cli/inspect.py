@@ -46,7 +46,7 @@ def command(command_output: CommandOutput, bundle: Path, groups: bool, tensors: 
             "operators": ", ".join(f"{count} {name}" for name, count in report.operators.items()),
             "unused tensors": len(report.unused) or None,
             "shared tensors": len(report.tied) or None,
-            "statistics": None if report.recalibration is None else _format_statistics(report.recalibration),
+            "statistics": None if report.calibration is None else _format_statistics(report.calibration),
             "slider": None if report.slider is None else _format_slider(report.slider),
             "verification error": None
             if report.verification_error is None
@@ -73,10 +73,10 @@ def command(command_output: CommandOutput, bundle: Path, groups: bool, tensors: 
         )
 
 
-def _format_statistics(recalibration: dict[str, Any]) -> str:
-    images = recalibration.get("pictures")
+def _format_statistics(calibration: dict[str, Any]) -> str:
+    images = calibration.get("pictures")
     on = format_count(len(images), "image") if isinstance(images, list) else "noise"
-    return f"of BatchNorm, re-estimated at {recalibration['calibration_points']} alphas on {on}"
+    return f"of BatchNorm, re-estimated at {calibration['calibration_points']} alphas on {on}"
 
 
 def _format_slider(slider: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from dni_deploy.blending.batchnorm_stats import BatchNormTable, blend_tensors
+from dni_deploy.blending.calibration_table import CalibrationTable, blend_tensors
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.checkpoints.family import Family
 from dni_deploy.compatibility.midpoint import NormInputStatistics
@@ -35,7 +35,7 @@ class BlendRunner:
         family: The members.
         graph: The network, not lowered.
         weight_names: The weights that the graph uses.
-        recalibration: The re-estimated BatchNorm statistics that it runs with; None for blended ones.
+        calibration: The re-estimated BatchNorm statistics that it runs with; None for blended ones.
         run_blend: Runs it: coefficients float64 (N,) in family order and inputs to outputs.
 
     Thread safety: one call at a time.
@@ -46,7 +46,7 @@ class BlendRunner:
     family: Family
     graph: ModelProto
     weight_names: tuple[str, ...]
-    recalibration: BatchNormTable | None
+    calibration: CalibrationTable | None
     run_blend: RunBlend
 
     def infer(self, coefficients: MemberCoefficients, inputs: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
@@ -68,7 +68,7 @@ class BlendRunner:
             float32 by name, blended in float64 and rounded once; the caller's own.
         """
         members = [{name: member.checkpoint.tensors[name] for name in self.weight_names} for member in self.family.members]
-        blend = blend_tensors(members, self._to_vector(coefficients), self.recalibration)
+        blend = blend_tensors(members, self._to_vector(coefficients), self.calibration)
         return {name: values.astype(np.float32) for name, values in blend.items()}
 
     def measure_batchnorm_inputs(
@@ -96,13 +96,13 @@ class BlendRunner:
 
 
 @contextmanager
-def open_runner(family: Family, bundle: Bundle | None, recalibration: BatchNormTable | None = None) -> Iterator[BlendRunner]:
+def open_runner(family: Family, bundle: Bundle | None, calibration: CalibrationTable | None = None) -> Iterator[BlendRunner]:
     """Opens a family's network.
 
     Args:
         family: The members.
         bundle: The bundle that they are from, to run on its engine; None to export the members' graph in memory.
-        recalibration: The bundle's own re-estimated statistics, if it has any. The engine always uses them, so whatever is
+        calibration: The bundle's own re-estimated statistics, if it has any. The engine always uses them, so whatever is
             compared with it must use them, too.
 
     Yields:
@@ -124,7 +124,7 @@ def open_runner(family: Family, bundle: Bundle | None, recalibration: BatchNormT
             return [session.infer(x) for x in inputs]
 
         yield BlendRunner(
-            bundle.architecture, bundle.signature, family, bundle.read_graph(), bundle.weight_names, recalibration, run
+            bundle.architecture, bundle.signature, family, bundle.read_graph(), bundle.weight_names, calibration, run
         )
 
 

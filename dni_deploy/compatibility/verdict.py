@@ -27,13 +27,12 @@ NORM_RATIO_RANGE = (0.5, 2.0)
 MIN_NOISY_DISTANCE = 0.1
 """Network distance from which noise between the members counts: about a tenth of the weights' own size."""
 
-RECALIBRATE_ADVICE = (
-    "Re-estimate the statistics of BatchNorm on images (recalibration): export, then "
-    "dni-deploy build BUNDLE --recalibrate IMAGES."
+CALIBRATE_ADVICE = (
+    "Re-estimate the statistics of BatchNorm on images (calibration): export, then dni-deploy build BUNDLE --calibrate IMAGES."
 )
-RECALIBRATE_AGAIN_ADVICE = (
+CALIBRATE_AGAIN_ADVICE = (
     "The re-estimated statistics do not fit these images: estimate them on images like these, or at more alphas: "
-    "dni-deploy build BUNDLE --recalibrate IMAGES --calibration-points 32 --force."
+    "dni-deploy build BUNDLE --calibrate IMAGES --calibration-points 32 --force."
 )
 
 
@@ -49,7 +48,7 @@ class PairEvidence:
         midpoints: By test image; empty where nothing ran.
         barriers: By test image; empty without references.
         norm_mismatches: Each BatchNorm halfway.
-        is_recalibrated: Whether the network has statistics that were re-estimated for its blends.
+        is_calibrated: Whether the network has statistics that were re-estimated for its blends.
     """
 
     layers: Sequence[LayerCorrelation] = ()
@@ -59,7 +58,7 @@ class PairEvidence:
     midpoints: Sequence[Midpoint] = ()
     barriers: Sequence[Barrier] = ()
     norm_mismatches: Sequence[BatchNormMismatch] = ()
-    is_recalibrated: bool = False
+    is_calibrated: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ def judge_pair(pair: str, evidence: PairEvidence) -> PairJudgment:
         _judge_midpoint(midpoint, findings)
     if evidence.barriers:
         _judge_barriers(evidence.barriers, findings)
-    _judge_norms(evidence.norm_mismatches, evidence.is_recalibrated, findings)
+    _judge_norms(evidence.norm_mismatches, evidence.is_calibrated, findings)
     is_white = evidence.whiteness is not None and evidence.whiteness < MAX_WHITENESS and not findings.are_unrelated
     if is_white and (evidence.distance > MIN_NOISY_DISTANCE or findings.worst_level):
         findings.add(
@@ -237,16 +236,16 @@ def _judge_barriers(barriers: Sequence[Barrier], findings: _Findings) -> None:
         findings.add(0, None, sentence)
 
 
-def _judge_norms(mismatches: Sequence[BatchNormMismatch], is_recalibrated: bool, findings: _Findings) -> None:
+def _judge_norms(mismatches: Sequence[BatchNormMismatch], is_calibrated: bool, findings: _Findings) -> None:
     drifted = [row for row in mismatches if row.has_drifted]
     if not drifted or findings.are_unrelated:
         return
     row = max(drifted, key=lambda row: abs(np.log(max(row.variance, 1e-12))))
-    which = "re-estimated statistics" if is_recalibrated else "statistics"
+    which = "re-estimated statistics" if is_calibrated else "statistics"
     findings.add(
         0,
         "drift",
         f"in {len(drifted)} of {len(mismatches)} BatchNorms the blend's activations are not what its {which} say; "
         f"{row.layer}: {row.variance:.2f} of the variance.",
-        RECALIBRATE_AGAIN_ADVICE if is_recalibrated else RECALIBRATE_ADVICE,
+        CALIBRATE_AGAIN_ADVICE if is_calibrated else CALIBRATE_ADVICE,
     )

@@ -93,7 +93,7 @@ def _make_tensorrt_baseline(name: str, title: str, engine: str, *, changes_alpha
 
 
 def _why_statistics_unsupported(bundle: Bundle | None) -> str | None:
-    if bundle is None or bundle.manifest.recalibration is None:
+    if bundle is None or bundle.manifest.calibration is None:
         return None
     return "the bundle has re-estimated BatchNorm statistics, which the baselines do not blend"
 

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dni_deploy.alpha.coefficients import Alpha, Coefficients
-from dni_deploy.blending.batchnorm_stats import EXTRAPOLATION_UNSUPPORTED_MESSAGE, GROUPS_UNSUPPORTED_MESSAGE
+from dni_deploy.blending.calibration_table import EXTRAPOLATION_UNSUPPORTED_MESSAGE, GROUPS_UNSUPPORTED_MESSAGE
 from dni_deploy.blending.group_rules import AlphaRules, Rules
 from dni_deploy.blending.variance_guard import VarianceGuard, list_variance_names
 from dni_deploy.blending.weight_groups import WeightGroups
@@ -408,7 +408,7 @@ def open_session(
     rules, extrapolate = list(options.rules), options.extrapolate
     opened = Bundle.ensure_open(bundle)
     members = opened.members
-    if opened.manifest.recalibration is not None and (rules or extrapolate):
+    if opened.manifest.calibration is not None and (rules or extrapolate):
         raise CoefficientsError(GROUPS_UNSUPPORTED_MESSAGE if rules else EXTRAPOLATION_UNSUPPORTED_MESSAGE)
     initial = (
         Coefficients.one_hot(members[0], members)
@@ -423,7 +423,7 @@ def open_session(
             guard.check(initial)
     groups = _read_weight_groups(opened) if rules else None  # before the engine, which may take long to open
     bound_rules = AlphaRules.parse(rules, groups, members, extrapolate=extrapolate) if groups else None
-    if opened.manifest.recalibration is not None:
+    if opened.manifest.calibration is not None:
         log.info("the re-estimated BatchNorm statistics of %s are in use", opened.path)
     engine, choice = open_engine(opened, options.engine, options.engine_options)
     try:
@@ -446,6 +446,6 @@ def open_session(
 
 
 def _read_weight_groups(bundle: Bundle) -> WeightGroups:
-    if bundle.manifest.recalibration is not None:
+    if bundle.manifest.calibration is not None:
         raise CoefficientsError(GROUPS_UNSUPPORTED_MESSAGE)
     return WeightGroups.from_graph(bundle.read_graph(), bundle.weight_names)

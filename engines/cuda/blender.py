@@ -173,22 +173,22 @@ class DeviceBlender:
             CoefficientsError: Re-estimated statistics do not reach there: rows that differ, coefficients outside 0 to 1.
             EngineError: Another shape, all 0, or a blended variance that is not positive.
         """
-        members, recalibration = self._members, self._members.recalibration
+        members, calibration = self._members, self._members.calibration
         if coefficients.ndim == 2:
             members.tensor_offsets.check_coefficients(coefficients, members.count)
         row = single_row_or_none(coefficients)
         if row is not None:
             check_coefficient_count(row, members.count)
         coefficients = coefficients if row is None else row
-        if recalibration is not None:
-            recalibration.validate_coefficients(coefficients)
+        if calibration is not None:
+            calibration.validate_coefficients(coefficients)
         # A convex blend of positive variances is positive; extrapolation can make it negative.
         if members.variance is None or (not self._has_nonpositive_variance and float(coefficients.min()) >= 0.0):
             return coefficients
         if row is None:
             blended = members.tensor_offsets.blend_variance(coefficients, members.variance)
         else:
-            weights = row if recalibration is None else recalibration.interpolation_weights(row)
+            weights = row if calibration is None else calibration.interpolation_weights(row)
             used = np.flatnonzero(weights)
             blended = weights[used] @ members.variance[used]
         if not bool((blended > 0).all()):
@@ -215,9 +215,9 @@ class DeviceBlender:
         # Plain bytes and lists: with NumPy's records this would take longer than the kernel of a small network.
         values = coefficients.tolist()
         used = [index for index, share in enumerate(values) if share != 0.0]
-        recalibration = self._members.recalibration
-        point_weights = coefficients if recalibration is None else recalibration.interpolation_weights(coefficients)
-        points = used if recalibration is None else np.flatnonzero(point_weights).tolist()
+        calibration = self._members.calibration
+        point_weights = coefficients if calibration is None else calibration.interpolation_weights(coefficients)
+        points = used if calibration is None else np.flatnonzero(point_weights).tolist()
         used_values, used_point_weights = [values[index] for index in used], point_weights[points].tolist()
         scale = address + self._scale_offset
         try:
@@ -278,8 +278,8 @@ class DeviceBlender:
             return self._count_per_tensor_bytes(coefficients)
         coefficients = coefficients if coefficients.ndim == 1 else coefficients[0]
         used = int(np.count_nonzero(coefficients))
-        recalibration = self._members.recalibration
-        points = used if recalibration is None else int(np.count_nonzero(recalibration.interpolation_weights(coefficients)))
+        calibration = self._members.calibration
+        points = used if calibration is None else int(np.count_nonzero(calibration.interpolation_weights(coefficients)))
         folds = self._members.layout.channels * (points * 40 + 16)
         read = [points if launch.reads_statistics else used for launch in self._launches]
         return folds + sum(

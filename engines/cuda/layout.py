@@ -71,12 +71,12 @@ class DeviceLayout:
     nbytes: int
 
     @classmethod
-    def from_lowered(cls, lowered: LoweredGraph, recalibrated_names: Collection[str] = ()) -> DeviceLayout:
+    def from_lowered(cls, lowered: LoweredGraph, calibrated_names: Collection[str] = ()) -> DeviceLayout:
         """Lays out the weights of a lowered graph.
 
         Args:
             lowered: The graph.
-            recalibrated_names: The family's tensors that are re-estimated statistics.
+            calibrated_names: The family's tensors that are re-estimated statistics.
 
         Raises:
             EngineError: A fold does not fit its weights.
@@ -85,7 +85,7 @@ class DeviceLayout:
         weights = {weight.name: weight for weight in lowered.weights}
         folds = tuple(lowered.recipes.folds)
         kinds = _classify_weights(weights, folds)
-        raw = {name for name, recipe in lowered.recipes.linear.items() if recipe.source in recalibrated_names}
+        raw = {name for name, recipe in lowered.recipes.linear.items() if recipe.source in calibrated_names}
         kinds.update((name, "knots") for name, kind in kinds.items() if kind == "linear" and name in raw)
         regions: list[Region] = []
         offsets: dict[str, int] = {}

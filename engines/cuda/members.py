@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dni_deploy.blending.batchnorm_stats import BatchNormTable
+from dni_deploy.blending.calibration_table import CalibrationTable
 from dni_deploy.errors import LimitError
 from engines.cuda.device import Device
 from engines.cuda.kernels import MAX_MEMBERS
@@ -28,7 +28,7 @@ class DeviceMembers:
     Attributes:
         layout: The layout of the weight buffers.
         count: Number of members.
-        recalibration: Re-estimated BatchNorm statistics; None without.
+        calibration: Re-estimated BatchNorm statistics; None without.
         regions: Per blended region its dtype and the device address of each member's (or calibration point's) array.
         channel_tables: Device address of each "fold" region's channel table.
         row_indices: Device address of each region's row index.
@@ -47,7 +47,7 @@ class DeviceMembers:
         layout: DeviceLayout,
         recipes: Recipes,
         members: Sequence[Mapping[str, NDArray[Any]]],
-        recalibration: BatchNormTable | None = None,
+        calibration: CalibrationTable | None = None,
     ) -> None:
         """Uploads the members; nothing is left behind where that fails.
 
@@ -57,7 +57,7 @@ class DeviceMembers:
             recipes: How each weight is made of the family's tensors.
             members: Per member the blended tensors by name, all in the same order, which is that of per-tensor coefficients;
                 they are copied and not kept.
-            recalibration: Re-estimated BatchNorm statistics: what is made of them is uploaded once for each calibration point,
+            calibration: Re-estimated BatchNorm statistics: what is made of them is uploaded once for each calibration point,
                 not for each member.
 
         Raises:
@@ -67,7 +67,7 @@ class DeviceMembers:
             raise LimitError(f"The blend kernel takes 1 to {MAX_MEMBERS} members; this family has {len(members)}.")
         self.layout = layout
         self.count = len(members)
-        self.recalibration = recalibration
+        self.calibration = calibration
         self.regions: list[tuple[Region, np.dtype[Any], list[int]]] = []
         self.channel_tables: dict[Region, int] = {}
         self.row_indices: dict[Region, int] = {}
@@ -83,7 +83,7 @@ class DeviceMembers:
             raise
 
     def _upload_members(self, device: Device, recipes: Recipes, members: Sequence[Mapping[str, NDArray[Any]]]) -> None:
-        point_tensors = select_statistics_tensors(recipes, members, self.recalibration)
+        point_tensors = select_statistics_tensors(recipes, members, self.calibration)
         for region in self.layout.regions:
             if region.kind == "shift" or region.count == 0:
                 continue

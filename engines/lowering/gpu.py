@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from dni_deploy.blending.batchnorm_stats import BatchNormTable
+from dni_deploy.blending.calibration_table import CalibrationTable
 from dni_deploy.errors import EngineError, escape_name
 from engines.interface import check_precision
 from engines.lowering import batch_norm, batch_norm_nodes, constant_nodes, weight_layout
@@ -132,7 +132,7 @@ def lower_for_gpu(graph: onnx.ModelProto, weight_names: tuple[str, ...], precisi
 
 
 def find_float16_overflows(
-    lowered: LoweredGraph, members: Sequence[Mapping[str, NDArray[Any]]], recalibration: BatchNormTable | None = None
+    lowered: LoweredGraph, members: Sequence[Mapping[str, NDArray[Any]]], calibration: CalibrationTable | None = None
 ) -> list[str]:
     """Finds the float16 weights that would not fit (beyond 65504) at some alpha of a family.
 
@@ -143,13 +143,13 @@ def find_float16_overflows(
     Args:
         lowered: The lowered graph.
         members: Each member's weights by name.
-        recalibration: Re-estimated statistics, or None.
+        calibration: Re-estimated statistics, or None.
 
     Returns:
         Their names; empty where all fit.
     """
-    sets = select_statistics_tensors(lowered.recipes, members, recalibration)
-    estimated = {} if recalibration is None else recalibration.statistics
+    sets = select_statistics_tensors(lowered.recipes, members, calibration)
+    estimated = {} if calibration is None else calibration.statistics
     largest = {
         name: np.max(
             [np.abs(recipe.compute_value(tensors)) for tensors in (sets if recipe.source in estimated else members)], axis=0

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dni_deploy.blending.batchnorm_stats import BatchNormTable
+from dni_deploy.blending.calibration_table import CalibrationTable
 
 
 @dataclass(frozen=True)
@@ -167,24 +167,24 @@ class BatchNormFold:
 
 
 def select_statistics_tensors(
-    recipes: Recipes, members: Sequence[Mapping[str, NDArray[Any]]], recalibration: BatchNormTable | None
+    recipes: Recipes, members: Sequence[Mapping[str, NDArray[Any]]], calibration: CalibrationTable | None
 ) -> Sequence[Mapping[str, NDArray[Any]]]:
     """Selects what BatchNorms are blended from, folded or raw.
 
     Args:
         recipes: How the weights are made.
         members: Each member's weights by name.
-        recalibration: Re-estimated statistics, or None.
+        calibration: Re-estimated statistics, or None.
 
     Returns:
         The members, or the tensors at each calibration point of the re-estimated statistics.
     """
-    if recalibration is None:
+    if calibration is None:
         return members
     names = [name for fold in recipes.folds for name in fold.sources]
     read = {recipe.source for recipe in recipes.linear.values()}
-    names += [name for name in recalibration.statistics if name in read]
-    return recalibration.tensors_at_points(members, dict.fromkeys(names))
+    names += [name for name in calibration.statistics if name in read]
+    return calibration.tensors_at_points(members, dict.fromkeys(names))
 
 
 def compute_scale_and_shift(statistics: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

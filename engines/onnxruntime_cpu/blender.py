@@ -4,7 +4,7 @@ Members lie as rows of one (N, P) matrix, in the layout of the optimized graph, 
 product; with coefficients of their own for each of the bundle's weights, a batch of them (per_tensor_blend.py). Folded
 BatchNorms
 follow: scale and shift from the blended statistics, then each scaled row of the buffer is multiplied in place. Re-estimated
-statistics (blending/batchnorm_stats.py) are blended by the weights of their calibration points instead of the members'
+statistics (blending/calibration_table.py) are blended by the weights of their calibration points instead of the members'
 coefficients.
 """
 
@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dni_deploy.blending.batchnorm_stats import BatchNormTable
 from dni_deploy.blending.blend import blend_rows
+from dni_deploy.blending.calibration_table import CalibrationTable
 from dni_deploy.errors import EngineError
 from engines.interface import single_row_or_none
 from engines.lowering.recipes import Recipes, compute_scale_and_shift, select_statistics_tensors
@@ -41,7 +41,7 @@ class Blender:
         layout: Layout,
         recipes: Recipes,
         members: Sequence[Mapping[str, NDArray[Any]]],
-        recalibration: BatchNormTable | None = None,
+        calibration: CalibrationTable | None = None,
     ) -> None:
         """Copies the members' weights in the layout.
 
@@ -49,7 +49,7 @@ class Blender:
             layout: The layout of the lowered graph that `recipes` belong to.
             recipes: How each lowered weight is made.
             members: Each member's weights by name, in the bundle's order.
-            recalibration: Re-estimated BatchNorm statistics, or None.
+            calibration: Re-estimated BatchNorm statistics, or None.
         """
         self.member_rows = allocate_aligned((len(members), layout.size))
         for row, tensors in zip(self.member_rows, members, strict=True):
@@ -59,8 +59,8 @@ class Blender:
         self._tensor_index = {name: index for index, name in enumerate(members[0])}
         # Instead of the layout, whose map is as large as a member.
         self._block_starts, self._block_weights = layout.split_blocks()
-        self._table = recalibration
-        estimated = {} if recalibration is None else recalibration.statistics
+        self._table = calibration
+        estimated = {} if calibration is None else calibration.statistics
         # Of a BatchNorm that stayed in the graph: it reads the raw tensors.
         self._unfolded_statistics = [
             (recipe, *layout.find_positions(name, int(np.prod(recipe.shape))))
@@ -70,7 +70,7 @@ class Blender:
         if not recipes.folds:
             self._statistics = None
             return
-        points = select_statistics_tensors(recipes, members, recalibration)
+        points = select_statistics_tensors(recipes, members, calibration)
         self._statistics = np.stack(
             [np.concatenate([fold.stack_statistics(tensors) for fold in recipes.folds], axis=1) for tensors in points]
         )

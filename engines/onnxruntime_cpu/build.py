@@ -5,7 +5,7 @@ from __future__ import annotations
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import UsageError, escape_name
 from dni_deploy.utils.progress import OptionalProgress, report_progress
-from engines.batchnorm_stats_file import read_recalibration
+from engines.calibration_file import read_calibration
 from engines.interface import BuildOptions, BuildResult
 from engines.lowering.recipes import Recipes
 from engines.onnxruntime_cpu.engine import InPlaceEngine
@@ -54,8 +54,8 @@ def _verify_layout(
 ) -> float:
     """Opens an engine with the layout, verifies it, and closes it; returns the blend's relative error."""
     members = bundle.read_all_weights()
-    table = read_recalibration(bundle, members)
-    engine = InPlaceEngine(layout, recipes, members, threads=threads, slots=1, recalibration=table)
+    table = read_calibration(bundle, members)
+    engine = InPlaceEngine(layout, recipes, members, threads=threads, slots=1, calibration=table)
     report_progress(progress, 0, 1, "comparing a blend with a rebuilt session")
     error = verify_engine(engine, bundle.read_graph(), members, bundle.signature, table)
     try:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dni_deploy.blending.batchnorm_stats import BatchNormTable
+from dni_deploy.blending.calibration_table import CalibrationTable
 from dni_deploy.errors import EngineError
 from engines.frame_conversion import HostFrameEngine
 from engines.lowering.recipes import Recipes
@@ -47,7 +47,7 @@ class InPlaceEngine(HostFrameEngine):
         *,
         threads: int = 0,
         slots: int = 2,
-        recalibration: BatchNormTable | None = None,
+        calibration: CalibrationTable | None = None,
     ) -> None:
         """Copies the members' weights in the layout and opens a session per slot; nothing is verified yet.
 
@@ -57,7 +57,7 @@ class InPlaceEngine(HostFrameEngine):
             members: Each member's weights by name, in the bundle's order.
             threads: Number of intra-op threads; 0 for one per physical core.
             slots: Number of slots.
-            recalibration: The bundle's re-estimated BatchNorm statistics, if it has any.
+            calibration: The bundle's re-estimated BatchNorm statistics, if it has any.
 
         Raises:
             EngineError: ONNX Runtime cannot open the graph.
@@ -65,7 +65,7 @@ class InPlaceEngine(HostFrameEngine):
         super().__init__()
         self.slots = slots
         self.optimized = layout.optimized
-        self.blender = Blender(layout, recipes, members, recalibration)
+        self.blender = Blender(layout, recipes, members, calibration)
         self.weight_buffers = [HostWeightBuffer(layout) for _ in range(slots)]
         self._sessions = [InPlaceSession(layout.optimized, buffer.views, threads) for buffer in self.weight_buffers]
         self._slot_has_weights = [False] * slots

@@ -8,7 +8,7 @@ import onnx
 
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError
-from engines.batchnorm_stats_file import read_recalibration
+from engines.calibration_file import read_calibration
 from engines.interface import Engine, EngineOptions
 from engines.onnxruntime_cpu.engine import InPlaceEngine
 from engines.onnxruntime_cpu.layout import find_layout
@@ -43,10 +43,10 @@ def open_in_place(bundle: Bundle, options: EngineOptions) -> Engine:
     except EngineError as error:
         return _open_rebuilding(bundle, graph, options, error)
     members = bundle.read_all_weights()  # not before: finding the layout takes as much memory as two members
-    table = read_recalibration(bundle, members)
+    table = read_calibration(bundle, members)
     slots = options.slots or DEFAULT_SLOTS
     try:
-        engine = InPlaceEngine(layout, recipes, members, threads=options.threads, slots=slots, recalibration=table)
+        engine = InPlaceEngine(layout, recipes, members, threads=options.threads, slots=slots, calibration=table)
         del layout  # its map is as large as a member, and only a plan needs it later
         verify_engine(engine, graph, members, bundle.signature, table)
     except EngineError as error:
@@ -59,5 +59,5 @@ def _open_rebuilding(bundle: Bundle, graph: onnx.ModelProto, options: EngineOpti
     log.info("weights are not updated in place: %s", reason)
     members = bundle.read_all_weights()
     slots = options.slots or DEFAULT_SLOTS
-    table = read_recalibration(bundle, members)
-    return RebuildEngine(graph, members, threads=options.threads, slots=slots, reason=reason, recalibration=table)
+    table = read_calibration(bundle, members)
+    return RebuildEngine(graph, members, threads=options.threads, slots=slots, reason=reason, calibration=table)

@@ -15,7 +15,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from dni_deploy.blending.batchnorm_stats import BatchNormTable
+from dni_deploy.blending.calibration_table import CalibrationTable
 from dni_deploy.errors import EngineError
 from engines import ort_session
 from engines.frame_conversion import HostFrameEngine
@@ -40,7 +40,7 @@ class RebuildEngine(HostFrameEngine):
         threads: int = 0,
         slots: int = 2,
         reason: str = REASON_REQUESTED,
-        recalibration: BatchNormTable | None = None,
+        calibration: CalibrationTable | None = None,
     ) -> None:
         """Keeps the arguments; nothing is opened before the first refit.
 
@@ -50,12 +50,12 @@ class RebuildEngine(HostFrameEngine):
             threads: Number of intra-op threads; 0 for one per physical core.
             slots: Number of slots.
             reason: Why this engine is used, for `update_path`.
-            recalibration: The bundle's re-estimated BatchNorm statistics, if it has any.
+            calibration: The bundle's re-estimated BatchNorm statistics, if it has any.
         """
         super().__init__()
         self.slots = slots
         self.update_path = f"a new session for every alpha ({reason})"
-        self._graph, self._members, self._threads, self._table = graph, members, threads, recalibration
+        self._graph, self._members, self._threads, self._table = graph, members, threads, calibration
         self._sessions: list[ort.InferenceSession | None] = [None] * slots
 
     def refit(self, slot: int, coefficients: NDArray[np.float64]) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from dni_deploy.blending.batchnorm_stats import BatchNormTable, iterate_blended_tensors
+from dni_deploy.blending.calibration_table import CalibrationTable, iterate_blended_tensors
 from dni_deploy.errors import EngineError
 from dni_deploy.signature import Signature
 from dni_deploy.utils.compare_arrays import relative_error
@@ -39,7 +39,7 @@ def verify_engine(
     graph: onnx.ModelProto,
     members: Sequence[Mapping[str, NDArray[Any]]],
     signature: Signature,
-    table: BatchNormTable | None = None,
+    table: CalibrationTable | None = None,
 ) -> float:
     """Runs what every in-place engine has to pass before its first frame.
 
@@ -71,7 +71,7 @@ def verify_blend(
     graph: onnx.ModelProto,
     members: Sequence[Mapping[str, NDArray[Any]]],
     signature: Signature,
-    table: BatchNormTable | None = None,
+    table: CalibrationTable | None = None,
 ) -> float:
     """Compares a mixed blend with a session on the bundle's own graph with float64-blended weights.
 

@@ -20,7 +20,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from dni_deploy.blending.batchnorm_stats import BatchNormTable
+from dni_deploy.blending.calibration_table import CalibrationTable
 from dni_deploy.errors import EngineError
 from dni_deploy.imaging.frames import AnyFrame
 from dni_deploy.signature import Signature
@@ -60,7 +60,7 @@ class BoundEngine:
         *,
         provider: str = CUDA_PROVIDER,
         device_type: str = "cuda",
-        recalibration: BatchNormTable | None = None,
+        calibration: CalibrationTable | None = None,
     ) -> None:
         """Opens session, members and slots; nothing is verified yet.
 
@@ -70,7 +70,7 @@ class BoundEngine:
             options: How to open it; its precision is the lowered graph's.
             provider: Execution provider of ONNX Runtime.
             device_type: ONNX Runtime's name of the provider's memory.
-            recalibration: Re-estimated BatchNorm statistics, or None.
+            calibration: Re-estimated BatchNorm statistics, or None.
 
         Raises:
             EngineError: The network cannot be opened.
@@ -98,8 +98,8 @@ class BoundEngine:
             with self._device_context() as device:
                 self._stream = device.create_stream()
                 self._open_session(lowered, options, provider, precision)
-                layout = DeviceLayout.from_lowered(lowered, () if recalibration is None else recalibration.statistics)
-                device_members = DeviceMembers(device, layout, lowered.recipes, members, recalibration)
+                layout = DeviceLayout.from_lowered(lowered, () if calibration is None else calibration.statistics)
+                device_members = DeviceMembers(device, layout, lowered.recipes, members, calibration)
                 self._free_at_close(device_members.free)
                 self._blender = DeviceBlender(device, device_members)
                 next_graph_id = itertools.count(1).__next__ if self.replay else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError, escape_name
-from engines.batchnorm_stats_file import read_recalibration
+from engines.calibration_file import read_calibration
 from engines.interface import DeviceEngine, EngineOptions
 from engines.lowering.gpu import find_float16_overflows, lower_for_gpu
 from engines.onnxruntime_gpu.engine import BoundEngine
@@ -30,14 +30,14 @@ def open_bound(bundle: Bundle, options: EngineOptions) -> DeviceEngine:
     precision = options.precision or "fp32"
     lowered = lower_for_gpu(bundle.read_graph(), bundle.weight_names, precision)
     members = bundle.read_all_weights()
-    table = read_recalibration(bundle, members)
+    table = read_calibration(bundle, members)
     overflows = find_float16_overflows(lowered, members, table)
     if overflows:
         raise EngineError(
             f"{len(overflows)} weights of this family go beyond what float16 holds (65504), first {escape_name(overflows[0])!r}; "
             "use tf32 or fp32."
         )
-    engine = BoundEngine(lowered, members, options, recalibration=table)
+    engine = BoundEngine(lowered, members, options, calibration=table)
     replay = engine.replay
     try:
         engine.replay = False  # a graph would be captured for the shape of the verification input

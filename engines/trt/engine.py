@@ -374,9 +374,9 @@ class TensorRTEngine(ABC, Generic[BufferSet]):
 
     def _upload_members(self, device: Device) -> tuple[DeviceLayout, DeviceBlender]:
         """Uploads the members, once for all slots, and gives the layout of a slot's weights and what blends into it."""
-        network, recalibration = self.network, self.network.recalibration
-        layout = DeviceLayout.from_lowered(network.lowered, () if recalibration is None else recalibration.statistics)
-        members = DeviceMembers(device, layout, network.lowered.recipes, list(network.members), recalibration)
+        network, calibration = self.network, self.network.calibration
+        layout = DeviceLayout.from_lowered(network.lowered, () if calibration is None else calibration.statistics)
+        members = DeviceMembers(device, layout, network.lowered.recipes, list(network.members), calibration)
         self._free_at_close(members.free)
         return layout, DeviceBlender(device, members)
 

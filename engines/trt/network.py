@@ -11,10 +11,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from dni_deploy.blending.batchnorm_stats import BatchNormTable
+from dni_deploy.blending.calibration_table import CalibrationTable
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError, escape_name
-from engines.batchnorm_stats_file import read_recalibration
+from engines.calibration_file import read_calibration
 from engines.lowering.gpu import LoweredGraph, find_float16_overflows, lower_for_gpu
 
 Tensors = Mapping[str, NDArray[Any]]
@@ -27,7 +27,7 @@ class Network:
     Attributes:
         lowered: The bundle's graph for a GPU, with how its weights are made.
         members: Per member the family's tensors by name.
-        recalibration: The bundle's re-estimated BatchNorm statistics; None without.
+        calibration: The bundle's re-estimated BatchNorm statistics; None without.
         kind: Name of the kind of plan, a part of the plan's identity and of its file name.
         has_refittable_weights: Whether the builder is asked for weights that take new values later.
         holds_members: Whether the plan holds the members' numbers, so that it serves these members alone.
@@ -36,7 +36,7 @@ class Network:
 
     lowered: LoweredGraph
     members: Sequence[Tensors]
-    recalibration: BatchNormTable | None = None
+    calibration: CalibrationTable | None = None
 
     kind: ClassVar[str] = "refit"
     has_refittable_weights: ClassVar[bool] = True
@@ -64,15 +64,15 @@ class Network:
             EngineError: Float16 cannot hold a weight at every alpha.
         """
         members = [bundle.read_weights(member) for member in bundle.members]
-        recalibration = read_recalibration(bundle, members)
+        calibration = read_calibration(bundle, members)
         if any(weight.dtype == np.float16 for weight in lowered.weights):
-            overflows = find_float16_overflows(lowered, members, recalibration)
+            overflows = find_float16_overflows(lowered, members, calibration)
             if overflows:
                 raise EngineError(
                     f"{len(overflows)} weights may go beyond 65504, the largest float16, first {escape_name(overflows[0])!r}; "
                     "build with --precision tf32 or fp32."
                 )
-        return cls(lowered, members, recalibration)
+        return cls(lowered, members, calibration)
 
     @classmethod
     def make_graph(cls, lowered: LoweredGraph, member_count: int) -> onnx.ModelProto:

@@ -165,8 +165,8 @@ class PlanMatch(NamedTuple):
 
 
 def _digest_members(bundle: Bundle) -> tuple[str, ...]:
-    recalibration = bundle.manifest.recalibration
-    extra = () if recalibration is None else (recalibration.sha256,)
+    calibration = bundle.manifest.calibration
+    extra = () if calibration is None else (calibration.sha256,)
     return (*(member.stored.sha256 for member in bundle.manifest.members), *extra)
 
 

@@ -1,4 +1,4 @@
-"""docs/recalibration.md: its commands and its block run as printed, and its figures equal the benchmark's."""
+"""docs/calibration.md: its commands and its block run as printed, and its figures equal the benchmark's."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from dni_deploy.imaging.image_file import ImageFile, write_image
 pytest.importorskip("torch", reason="the bundle is exported by PyTorch (extra `export`)")
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "recalibration.md").read_text(encoding="utf-8")
-FIGURES = json.loads((ROOT / "benchmarks" / "results" / "recalibration.json").read_bytes())
+PAGE = (ROOT / "docs" / "calibration.md").read_text(encoding="utf-8")
+FIGURES = json.loads((ROOT / "benchmarks" / "results" / "calibration.json").read_bytes())
 
 
 def block(language: str) -> str:
@@ -41,7 +41,7 @@ def test_documented_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         assert program == "dni-deploy"
         assert main([*arguments, "--quiet"]) == 0, line
     names: dict[str, object] = {}
-    exec(compile(block("python"), "recalibration.md", "exec"), names)
+    exec(compile(block("python"), "calibration.md", "exec"), names)
     names["session"].close()  # type: ignore[attr-defined]
     assert "model.3" in capsys.readouterr().out
 
@@ -49,10 +49,10 @@ def test_documented_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 def test_page_figures_equal_the_benchmark_results() -> None:
     rows = [row for pair in FIGURES["pairs"] for row in pair["levels"]]
     for row in rows:
-        plain, recalibrated = row["plain"], row["recalibrated"]
+        plain, calibrated = row["plain"], row["calibrated"]
         cells = f"{plain['best_db']:.2f} at {plain['best_alpha']:.2f} | "
-        cells += f"{recalibrated['best_db']:.2f} at {recalibrated['best_alpha']:.2f} | "
-        assert f"{cells}{recalibrated['best_db'] - plain['best_db']:+.2f}" in PAGE
+        cells += f"{calibrated['best_db']:.2f} at {calibrated['best_alpha']:.2f} | "
+        assert f"{cells}{calibrated['best_db'] - plain['best_db']:+.2f}" in PAGE
         assert row["ends_are_the_same_bits"]
     for choice in FIGURES["choices"]:
         assert (
@@ -60,7 +60,7 @@ def test_page_figures_equal_the_benchmark_results() -> None:
         )
     change = FIGURES["change"]
     assert f"takes {change['ratio']:.2f} times" in PAGE
-    assert f"{change['recalibrated_us']:.0f} instead of {change['plain_us']:.0f} microseconds" in PAGE
+    assert f"{change['calibrated_us']:.0f} instead of {change['plain_us']:.0f} microseconds" in PAGE
 
 
 def test_links_and_paths_of_the_page_exist() -> None:

@@ -1,4 +1,4 @@
-"""The recalibration file survives a round trip, and invalid handmade files are refused with one sentence."""
+"""The calibration file survives a round trip, and invalid handmade files are refused with one sentence."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from dni_deploy.blending.batchnorm_stats import BatchNormTable
+from dni_deploy.blending.calibration_table import CalibrationTable
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.bundle.writer import store_recalibration
+from dni_deploy.bundle.writer import store_calibration
 from dni_deploy.errors import BundleError
-from engines.batchnorm_stats_file import RECALIBRATION_FORMAT, read_recalibration, serialize_recalibration
+from engines.calibration_file import CALIBRATION_FORMAT, read_calibration, serialize_calibration
 from tests.support import pico_bundle as pico
 
 NAMES = ("bn.running_mean", "bn.running_var")
@@ -25,37 +25,37 @@ def bundle(tmp_path: Path) -> Bundle:
     return pico.write(tmp_path / "x.dni")
 
 
-def made(bundle: Bundle, steps: int = 4) -> BatchNormTable:
+def made(bundle: Bundle, steps: int = 4) -> CalibrationTable:
     rng = np.random.default_rng(0)
     members = [bundle.read_weights(member) for member in bundle.members]
     about = {"pictures": [{"name": "späre\n.png", "sha256": "ab" * 32, "parts": 48}], "parts": 48}
-    return BatchNormTable.from_inner_statistics(
+    return CalibrationTable.from_inner_statistics(
         members, steps, {name: rng.uniform(0.1, 2, (steps - 1, 2)) for name in NAMES}, about
     )
 
 
 def test_statistics_survive_a_round_trip(bundle: Bundle) -> None:
-    assert read_recalibration(bundle) is None
+    assert read_calibration(bundle) is None
     before = made(bundle)
-    data = serialize_recalibration(before)
-    assert data == serialize_recalibration(made(bundle))
-    stored = store_recalibration(bundle, data)
-    after = read_recalibration(stored)
+    data = serialize_calibration(before)
+    assert data == serialize_calibration(made(bundle))
+    stored = store_calibration(bundle, data)
+    after = read_calibration(stored)
     assert after is not None
     assert after.steps == 4
     assert after.about == before.about
     assert set(after.statistics) == set(NAMES)
     for name in NAMES:
         assert after.statistics[name].tobytes() == before.statistics[name].tobytes()
-    again = read_recalibration(stored, [stored.read_weights(member) for member in stored.members])
+    again = read_calibration(stored, [stored.read_weights(member) for member in stored.members])
     assert again is not None
     assert again.statistics["bn.running_var"].tobytes() == after.statistics["bn.running_var"].tobytes()
 
 
 def test_file_does_not_contain_the_members_own_statistics(bundle: Bundle) -> None:
     # A file cannot change the output of a member alone.
-    stored = store_recalibration(bundle, serialize_recalibration(made(bundle)))
-    found = read_recalibration(stored)
+    stored = store_calibration(bundle, serialize_calibration(made(bundle)))
+    found = read_calibration(stored)
     assert found is not None
     for row, member in ((0, "a"), (-1, "b")):
         for name in NAMES:
@@ -65,13 +65,13 @@ def test_file_does_not_contain_the_members_own_statistics(bundle: Bundle) -> Non
 def file(tensors: dict[str, Any] | None = None, **about: Any) -> bytes:
     """Builds a file by hand; `about` replaces fields of its JSON."""
     good = {name: np.full((3, 2), 0.5) for name in NAMES}
-    fields = {"format": RECALIBRATION_FORMAT, "steps": 4, "members": 2, **about}
+    fields = {"format": CALIBRATION_FORMAT, "steps": 4, "members": 2, **about}
     data: bytes = save({**good, **(tensors or {})}, {"dni_deploy": json.dumps(fields)})
     return data
 
 
 def test_valid_handmade_file_is_read(bundle: Bundle) -> None:
-    found = read_recalibration(store_recalibration(bundle, file()))
+    found = read_calibration(store_calibration(bundle, file()))
     assert found is not None
     assert len(found.calibration_points) == 5
 
@@ -95,9 +95,9 @@ HOSTILE: dict[str, bytes] = {
     "metadata nested without end": save({name: np.full((3, 2), 0.5) for name in NAMES}, {"dni_deploy": "[" * 100_000}),
     "endless metadata": file(pictures="x" * (1 << 21)),
     "one tensor missing": save(
-        {NAMES[0]: np.full((3, 2), 0.5)}, {"dni_deploy": json.dumps({"format": RECALIBRATION_FORMAT, "steps": 4, "members": 2})}
+        {NAMES[0]: np.full((3, 2), 0.5)}, {"dni_deploy": json.dumps({"format": CALIBRATION_FORMAT, "steps": 4, "members": 2})}
     ),
-    "another format": file(format="dni-deploy recalibration, version 2"),
+    "another format": file(format="dni-deploy calibration, version 2"),
     "other members": file(members=3),
     "members true": file(members=True),
     "no steps": file(steps=None),
@@ -113,21 +113,21 @@ HOSTILE: dict[str, bytes] = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_invalid_file_is_refused_with_one_sentence(bundle: Bundle, name: str) -> None:
     # Its SHA-256 matches the manifest: both were modified.
-    stored = store_recalibration(bundle, HOSTILE[name])
+    stored = store_calibration(bundle, HOSTILE[name])
     with pytest.raises(BundleError) as raised:
-        read_recalibration(stored)
-    assert stored.manifest.recalibration is not None
-    assert stored.manifest.recalibration.file in str(raised.value)
+        read_calibration(stored)
+    assert stored.manifest.calibration is not None
+    assert stored.manifest.calibration.file in str(raised.value)
     assert "\n" not in str(raised.value)
     assert len(str(raised.value)) < 400
 
 
 def test_modified_file_is_detected_on_use(bundle: Bundle) -> None:
-    stored = store_recalibration(bundle, file())
-    assert stored.manifest.recalibration is not None
-    path = stored.path / stored.manifest.recalibration.file
+    stored = store_calibration(bundle, file())
+    assert stored.manifest.calibration is not None
+    path = stored.path / stored.manifest.calibration.file
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
     with pytest.raises(BundleError, match="SHA-256"):
-        read_recalibration(stored)
+        read_calibration(stored)

@@ -57,5 +57,5 @@ def figure(bench: ReproductionBench) -> Section:
         "the ends are fine-tuned decides how well they blend. DnCNN's here were kept near N20 (frozen BatchNorm statistics, 700 steps "
         "at 1e-4). The demo family in the wheel went farther (moving statistics, 3000 steps at 3e-4), and its blend at "
         f"noise 40 is {demo.best:.2f} dB at alpha {demo.best_alpha:.2f}, {-demo.to_tuned:.2f} dB below its own N40; "
-        "re-estimated BatchNorm statistics give most of that back ([recalibration.md](recalibration.md)), and are what the demo has.",
+        "re-estimated BatchNorm statistics give most of that back ([calibration.md](calibration.md)), and are what the demo has.",
     )

@@ -16,7 +16,7 @@ from dni_deploy.latency.modes import BACKEND_MODES
 from dni_deploy.latency.timing import TimingSamples
 from engines.cuda import driver
 from tests.engines.conftest import write
-from tests.engines.onnxruntime_cpu.test_batchnorm_stats import recalibrated
+from tests.engines.onnxruntime_cpu.test_calibration import calibrated
 from tests.engines.trt.conftest import bn, build
 from tests.fakes.gpu import FakeGpu
 
@@ -101,7 +101,7 @@ def test_frames_are_timed_from_pixels_to_pixels_where_the_network_takes_them(bun
 
 def test_baselines_leave_out_a_bundle_with_re_estimated_statistics(bundle: Bundle) -> None:
     """They would time another blend; constant weights are those of a member either way."""
-    report = quick(recalibrated(bundle), modes=ON_CPU)
+    report = quick(calibrated(bundle), modes=ON_CPU)
     assert [row.name for row in report.rows] == ["in place", "constant"]
     assert "re-estimated BatchNorm statistics" in report.skipped["inputs"]
 

@@ -29,7 +29,7 @@ def test_the_report_is_json_and_names_the_plan(bundle: Bundle, caplog: pytest.Lo
     assert fields["weights"] == report.weights > 0
     assert report.error is not None
     assert report.error < 1e-5  # float32 against the reference in the same precision, a few roundings
-    assert fields["precision"] is fields["profile"] is fields["recalibration"] is None
+    assert fields["precision"] is fields["profile"] is fields["calibration"] is None
     assert "building for the engine onnxruntime (asked for)" in caplog.messages
     assert any(message.startswith("building the engine took ") for message in caplog.messages)
 
@@ -49,8 +49,8 @@ def test_a_plan_is_rebuilt_only_with_force(bundle: Bundle) -> None:
         ({"engine": "onnxruntime", "precision": "fp16"}, "has no use for precision"),
         ({"engine": "onnxruntime", "opt_shape": "1x3x8x8", "strip": True}, "has no use for profile and strip"),
         ({"calibration_points": 3}, "name the images"),
-        ({"recalibrate_on": "in.png", "no_recalibration": True}, "re-estimated or removed, not both"),
-        ({"no_recalibration": True}, "no re-estimated statistics to remove"),
+        ({"calibrate_on": "in.png", "no_calibration": True}, "re-estimated or removed, not both"),
+        ({"no_calibration": True}, "no re-estimated statistics to remove"),
     ],
 )
 def test_contradicting_options_are_refused_before_anything_is_written(

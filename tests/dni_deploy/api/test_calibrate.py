@@ -1,4 +1,4 @@
-"""recalibrate: statistics estimated on images, stored in the bundle, used by everything that reads it."""
+"""calibrate: statistics estimated on images, stored in the bundle, used by everything that reads it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from safetensors.numpy import load_file
 
 import dni_deploy as dni
 from dni_deploy.alpha.coefficients import Coefficients
-from dni_deploy.blending.batchnorm_stats import blend_tensors
+from dni_deploy.blending.calibration_table import blend_tensors
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.cli.main import main
 from dni_deploy.errors import CoefficientsError, InputError, LimitError, MismatchError, UsageError
 from dni_deploy.imaging.crops import read_crops
 from dni_deploy.imaging.image_file import ImageFile, write_image
 from engines import ort_session
-from engines.batchnorm_stats_file import read_recalibration
+from engines.calibration_file import read_calibration
 from tests.engines.conftest import Case, pico_case, write
 from tests.support.handmade_graphs import HAND
 
@@ -66,10 +66,10 @@ def train_mode(name: str, weights: dict[str, Any], inputs: np.ndarray, batch: in
 
 def test_stored_statistics_equal_corrected_pytorch_estimates(bundle: Bundle, images: Path) -> None:
     """Recomputed in float64 with PyTorch: crops, blend, update_bn at all calibration points, the correction."""
-    report = dni.recalibrate(bundle, images, calibration_points=5, threads=1)
+    report = dni.calibrate(bundle, images, calibration_points=5, threads=1)
     assert report.calibration_points == 5
-    recalibration = read_recalibration(Bundle.open(bundle.path))
-    assert recalibration is not None
+    calibration = read_calibration(Bundle.open(bundle.path))
+    assert calibration is not None
     members = [
         {key: values.astype(np.float64) for key, values in bundle.read_weights(member).items()} for member in bundle.members
     ]
@@ -80,7 +80,7 @@ def test_stored_statistics_equal_corrected_pytorch_estimates(bundle: Bundle, ima
         return train_mode("dncnn_bn", weights, inputs)
 
     ends, middle, alpha = (estimate(1.0), estimate(0.0)), estimate(0.75), 0.75
-    statistics = recalibration.interpolate(np.array([alpha, 1 - alpha]))
+    statistics = calibration.interpolate(np.array([alpha, 1 - alpha]))
     for name in (key for key in statistics if key.endswith("running_var")):
         member_variances = [tensors[name] for tensors in members]
         ratios = [
@@ -98,10 +98,10 @@ def test_stored_statistics_equal_corrected_pytorch_estimates(bundle: Bundle, ima
         np.testing.assert_allclose(statistics[mean_name], mean, atol=2e-4 * float(np.sqrt(variance.max())))
 
 
-def test_report_and_file_record_the_recalibration(bundle: Bundle, images: Path) -> None:
+def test_report_and_file_record_the_calibration(bundle: Bundle, images: Path) -> None:
     before = bundle.digest
     steps: list[tuple[int, int, str]] = []
-    report = dni.recalibrate(
+    report = dni.calibrate(
         bundle.path, [images / "0.png", images / "2.png"], calibration_points=3, progress=lambda *s: steps.append(s)
     )
     assert report.digest == Bundle.open(bundle.path).digest != before
@@ -111,7 +111,7 @@ def test_report_and_file_record_the_recalibration(bundle: Bundle, images: Path) 
     assert (report.sample_count, report.sample_side_px) == (48, 32)
     assert [(source.name, source.parts) for source in report.images] == [("0.png", 24), ("2.png", 24)]
     assert report.images[0].sha256 == sha256((images / "0.png").read_bytes()).hexdigest()
-    metadata = dni.inspect(bundle.path).recalibration
+    metadata = dni.inspect(bundle.path).calibration
     assert metadata is not None
     assert metadata["calibration_points"] == 3
     assert [image["sha256"] for image in metadata["pictures"]] == [source.sha256 for source in report.images]
@@ -122,16 +122,16 @@ def test_report_and_file_record_the_recalibration(bundle: Bundle, images: Path) 
 def test_equal_members_keep_their_statistics(tmp_path: Path, images: Path, pico_case: Callable[[str], Case]) -> None:
     case = pico_case("dncnn_bn")
     equal_members = Case(case.name, case.graph, case.weights, [case.members[0]] * 2, case.signature, case.shapes)
-    report = dni.recalibrate(write(equal_members, tmp_path / "x.dni"), images, calibration_points=3)
+    report = dni.calibrate(write(equal_members, tmp_path / "x.dni"), images, calibration_points=3)
     # In float64 the blend of two equal float32 numbers is that number, so the estimates are equal.
     assert all(layer.mean < 1e-9 and layer.variance < 1 + 1e-9 for layer in report.layers)
 
 
 def test_sessions_and_refitted_files_use_the_statistics(bundle: Bundle, images: Path, tmp_path: Path) -> None:
-    dni.recalibrate(bundle, images, calibration_points=5)
+    dni.calibrate(bundle, images, calibration_points=5)
     stored_bundle = Bundle.open(bundle.path)
     members = [stored_bundle.read_weights(member) for member in stored_bundle.members]
-    truth = blend_tensors(members, COEFFICIENTS, read_recalibration(stored_bundle))
+    truth = blend_tensors(members, COEFFICIENTS, read_calibration(stored_bundle))
     x = np.random.default_rng(1).random((1, 3, 24, 32), np.float32)
     expected = ort_session.run_session(
         ort_session.open_cpu_session(ort_session.bind_initializers(stored_bundle.read_graph(), truth), 1), x
@@ -151,7 +151,7 @@ def test_sessions_and_refitted_files_use_the_statistics(bundle: Bundle, images: 
 
 
 def test_groups_and_extrapolation_are_refused(bundle: Bundle, images: Path, tmp_path: Path) -> None:
-    dni.recalibrate(bundle, images, calibration_points=3)
+    dni.calibrate(bundle, images, calibration_points=3)
     with pytest.raises(CoefficientsError, match="groups of weights"):
         dni.open_session(bundle.path, rules=["norm:*=0.2"])
     with pytest.raises(CoefficientsError, match="groups of weights"):
@@ -170,19 +170,19 @@ def test_groups_and_extrapolation_are_refused(bundle: Bundle, images: Path, tmp_
 
 def test_existing_statistics_need_force_and_absent_ones_cannot_be_removed(bundle: Bundle, images: Path) -> None:
     with pytest.raises(UsageError, match="no re-estimated statistics to remove"):
-        dni.recalibrate(bundle, remove=True)
-    first = dni.recalibrate(bundle, images, calibration_points=3)
+        dni.calibrate(bundle, remove=True)
+    first = dni.calibrate(bundle, images, calibration_points=3)
     with pytest.raises(UsageError, match="--force"):
-        dni.recalibrate(bundle.path, images / "0.png", calibration_points=3)
+        dni.calibrate(bundle.path, images / "0.png", calibration_points=3)
     assert Bundle.open(bundle.path).digest == first.digest
-    assert dni.recalibrate(bundle.path, images / "0.png", calibration_points=3, force=True).digest != first.digest
-    removed = dni.recalibrate(bundle.path, remove=True)
+    assert dni.calibrate(bundle.path, images / "0.png", calibration_points=3, force=True).digest != first.digest
+    removed = dni.calibrate(bundle.path, remove=True)
     assert removed.removed
     assert removed.digest == bundle.digest == Bundle.open(bundle.path).digest
 
 
 def test_the_same_images_give_the_same_digest(bundle: Bundle, images: Path) -> None:
-    digests = {dni.recalibrate(bundle.path, images, calibration_points=3, threads=1, force=True).digest for _ in range(2)}
+    digests = {dni.calibrate(bundle.path, images, calibration_points=3, threads=1, force=True).digest for _ in range(2)}
     assert len(digests) == 1
 
 
@@ -203,46 +203,46 @@ def test_bad_images_are_refused(bundle: Bundle, images: Path, tmp_path: Path, pi
     ]
     for paths, options, kind, message in attempts:
         with pytest.raises(kind, match=message):
-            dni.recalibrate(bundle, paths, **options)
+            dni.calibrate(bundle, paths, **options)
     assert Bundle.open(bundle.path).digest == bundle.digest
     assert set(os.listdir(bundle.path)) == {"manifest.json", *(stored.file for stored in bundle.manifest.files)}
     without = write(HAND["prelu_per_channel"](), tmp_path / "without.dni")
     with pytest.raises(MismatchError, match="has no BatchNorm"):
-        dni.recalibrate(without, images)
+        dni.calibrate(without, images)
 
 
-def test_a_network_that_takes_noise_is_recalibrated_on_noise(
+def test_a_network_that_takes_noise_is_calibrated_on_noise(
     tmp_path: Path, images: Path, pico_case: Callable[[str], Case]
 ) -> None:
     bundle = write(pico_case("dcgan"), tmp_path / "x.dni", 3)
     with pytest.raises(UsageError, match="give the word noise"):
-        dni.recalibrate(bundle, images)
-    report = dni.recalibrate(bundle, "noise", calibration_points=6)
+        dni.calibrate(bundle, images)
+    report = dni.calibrate(bundle, "noise", calibration_points=6)
     assert (report.calibration_points, report.sample_count, report.images) == (6, 256, ())
-    metadata = dni.inspect(bundle.path).recalibration
+    metadata = dni.inspect(bundle.path).calibration
     assert metadata is not None
     assert metadata["pictures"] == "noise"
 
 
 def test_the_command(bundle: Bundle, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(bundle.path)
-    assert main(["build", path, "--engine", "onnxruntime", "--recalibrate", str(images), "--knots", "3", "--json"]) == 0
+    assert main(["build", path, "--engine", "onnxruntime", "--calibrate", str(images), "--knots", "3", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["recalibration"]["calibration_points"] == 3
+    assert report["calibration"]["calibration_points"] == 3
     assert not report["plan_kept"]
-    assert main(["build", path, "--recalibrate", str(images)]) == 2
+    assert main(["build", path, "--calibrate", str(images)]) == 2
     assert "--force" in capsys.readouterr().err
-    assert main(["build", path, "--engine", "onnxruntime", "--no-recalibration"]) == 0
+    assert main(["build", path, "--engine", "onnxruntime", "--no-calibration"]) == 0
     out = capsys.readouterr().out
     assert "those of the members again" in out
     assert "kept" in out  # the earlier plan, which does not depend on them
     assert Bundle.open(path).digest == bundle.digest
-    assert main(["build", path, "--engine", "onnxruntime", "--recalibrate", str(images / "1.png"), "--knots", "4"]) == 0
+    assert main(["build", path, "--engine", "onnxruntime", "--calibrate", str(images / "1.png"), "--knots", "4"]) == 0
     out = capsys.readouterr().out
     assert "re-estimated at 4 alphas on 48 parts of 1 image\n" in out
     assert "model.3" in out
     assert main(["inspect", path]) == 0
     assert "re-estimated at 4 alphas on 1 image\n" in capsys.readouterr().out
-    for wrong in (["--knots", "3"], ["--recalibrate", str(images), "--no-recalibration"]):
+    for wrong in (["--knots", "3"], ["--calibrate", str(images), "--no-calibration"]):
         assert main(["build", path, *wrong]) == 2
         assert "Nothing was written" in capsys.readouterr().err

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+from dni_deploy.api.calibrate import calibrate
 from dni_deploy.api.check import check
 from dni_deploy.api.export import export
-from dni_deploy.api.recalibrate import recalibrate
 from dni_deploy.api.refit import refit
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.checkpoints.family import Family
@@ -30,7 +30,7 @@ from dni_deploy.errors import (
 )
 from dni_deploy.imaging.crops import read_crops
 from dni_deploy.signature import Signature
-from engines.batchnorm_stats_file import read_recalibration
+from engines.calibration_file import read_calibration
 from exporters.architectures.rrdbnet import RRDBNet
 
 pytest.importorskip("torch")
@@ -316,23 +316,23 @@ def noisy_images(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_recalibrated_bundle_is_measured_as_it_runs(
+def test_a_calibrated_bundle_is_measured_as_it_runs(
     tmp_path: Path, noisy_images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("onnxruntime")
     bundle = export(make_drifting_pair(noisy_images), tmp_path / "x.dni")
     plain = check(bundle.path, image=noisy_images)
     assert "drift" in plain.pairs[0].causes
-    assert any("--recalibrate" in sentence for sentence in plain.advice)
-    assert plain.recalibration is None
+    assert any("--calibrate" in sentence for sentence in plain.advice)
+    assert plain.calibration is None
     assert not any("re-estimated" in sentence for sentence in (*plain.notes, *plain.reasons))
-    recalibrate(bundle.path, noisy_images, calibration_points=3)
+    calibrate(bundle.path, noisy_images, calibration_points=3)
     again = check(bundle.path, image=noisy_images)
     assert "drift" not in again.pairs[0].causes
-    assert not any("recalibrat" in sentence for sentence in again.advice)
+    assert not any("calibrat" in sentence for sentence in again.advice)
     assert any("re-estimated for its blends, at 3 alphas" in note for note in again.notes)
-    assert again.recalibration is not None
-    assert again.recalibration["calibration_points"] == 3
+    assert again.calibration is not None
+    assert again.calibration["calibration_points"] == 3
     # The statistics come from 48 crops of 64 pixels of these images, and 0.5 is a calibration point. What remains:
     # crops are not the whole images, and a median over channels is not the ratio of each channel: 0.08 here.
     assert all(row.variance == pytest.approx(1, abs=0.1) and row.mean < 0.1 for row in again.norms)
@@ -340,16 +340,16 @@ def test_a_recalibrated_bundle_is_measured_as_it_runs(
     assert main(["check", str(bundle.path), "--image", str(noisy_images)]) == 0
     assert "re-estimated for its blends" in capsys.readouterr().out
     assert main(["check", str(bundle.path), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["recalibration"]["calibration_points"] == 3
+    assert json.loads(capsys.readouterr().out)["calibration"]["calibration_points"] == 3
 
 
 def test_check_measures_the_tensors_that_refit_writes(tmp_path: Path, noisy_images: Path) -> None:
     pytest.importorskip("onnxruntime")
     states = make_drifting_pair(noisy_images)
     bundle = export(states, tmp_path / "x.dni")
-    recalibrate(bundle.path, noisy_images, calibration_points=4)
+    calibrate(bundle.path, noisy_images, calibration_points=4)
     stored_bundle = Bundle.open(bundle.path)
-    with open_runner(Family.from_checkpoints(states), stored_bundle, read_recalibration(stored_bundle)) as runner:
+    with open_runner(Family.from_checkpoints(states), stored_bundle, read_calibration(stored_bundle)) as runner:
         used = runner.blend_tensors({"a": 0.5, "b": 0.5})
     refit(bundle.path, 0.5, tmp_path / "half.safetensors")
     written = load_file(tmp_path / "half.safetensors")

@@ -66,7 +66,7 @@ def test_demo_runs_from_checkpoints_to_report(tmp_path: Path, data: Path) -> Non
     for row, name in ((0, "n60"), (20, "n20")):
         alone = demo_module._run_checkpoint(Checkpoint.read(data / "denoise" / f"{name}.safetensors"), noisy)
         assert report.sweep.points[row].psnr == pytest.approx(psnr(alone, clean), abs=0.05)
-    assert Bundle.open(tmp_path / "out" / "demo.dni").manifest.recalibration is not None
+    assert Bundle.open(tmp_path / "out" / "demo.dni").manifest.calibration is not None
     report_json = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert report_json["finding"] == report.format_finding()
     assert report_json["change_ms"] > 0

@@ -1,4 +1,4 @@
-"""Recalibration: interpolation weights of calibration points, statistics between them, and the correction of estimates."""
+"""Calibration: interpolation weights of calibration points, statistics between them, and the correction of estimates."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dni_deploy.blending.batchnorm_stats import (
+from dni_deploy.blending.blend import blend_float64
+from dni_deploy.blending.calibration_table import (
     MAX_CALIBRATION_POINTS,
-    BatchNormTable,
+    CalibrationTable,
     blend_tensors,
     correct_estimates,
     default_steps,
     enumerate_calibration_points,
 )
-from dni_deploy.blending.blend import blend_float64
 from dni_deploy.errors import CoefficientsError, LimitError
 
 NAMES = ("bn.running_mean", "bn.running_var")
@@ -36,10 +36,10 @@ def members(count: int, seed: int = 0) -> list[dict[str, np.ndarray]]:
     return result
 
 
-def recalibration(count: int, steps: int, seed: int = 0) -> BatchNormTable:
+def calibration(count: int, steps: int, seed: int = 0) -> CalibrationTable:
     rng = np.random.default_rng(seed)
     inner = comb(steps + count - 1, count - 1) - count
-    return BatchNormTable.from_inner_statistics(
+    return CalibrationTable.from_inner_statistics(
         members(count), steps, {name: rng.uniform(0.1, 3, (inner, 4)) for name in NAMES}, {}
     )
 
@@ -86,96 +86,96 @@ def families(draw: st.DrawFn) -> tuple[int, int, np.ndarray]:
 @given(families())
 def test_interpolation_weights_are_barycentric_and_sparse(example: tuple[int, int, np.ndarray]) -> None:
     count, steps, point = example
-    recalibrated = recalibration(count, steps)
-    weights = recalibrated.interpolation_weights(point)
+    calibrated = calibration(count, steps)
+    weights = calibrated.interpolation_weights(point)
     assert weights.min() >= 0
     assert abs(weights.sum() - 1) < 1e-12
     assert np.count_nonzero(weights) <= count
     # Linear functions are reproduced up to float64 rounding and to values within 1e-9 of a calibration point, which snap to it.
-    np.testing.assert_allclose(weights @ recalibrated.calibration_points, point, atol=2e-9)
+    np.testing.assert_allclose(weights @ calibrated.calibration_points, point, atol=2e-9)
 
 
 @pytest.mark.parametrize(("count", "steps"), [(2, 10), (2, 31), (3, 6), (5, 2)])
 def test_at_a_calibration_point_statistics_are_bit_identical(count: int, steps: int) -> None:
-    recalibrated = recalibration(count, steps)
-    for number, point in enumerate(recalibrated.calibration_points):
-        assert recalibrated.interpolation_weights(point)[number] == 1.0
-        for name, values in recalibrated.interpolate(point).items():
-            assert values.tobytes() == recalibrated.statistics[name][number].tobytes()
+    calibrated = calibration(count, steps)
+    for number, point in enumerate(calibrated.calibration_points):
+        assert calibrated.interpolation_weights(point)[number] == 1.0
+        for name, values in calibrated.interpolate(point).items():
+            assert values.tobytes() == calibrated.statistics[name][number].tobytes()
     # Decimals that are meant to be a calibration point: 0.3 * 10 is not 3 in floating point, and neither is 1 - 0.7.
     if steps == 10:
         assert (
-            recalibrated.interpolation_weights(np.array([0.3, 0.7]))[7]
-            == recalibrated.interpolation_weights(np.array([1 - 0.7, 0.7]))[7]
+            calibrated.interpolation_weights(np.array([0.3, 0.7]))[7]
+            == calibrated.interpolation_weights(np.array([1 - 0.7, 0.7]))[7]
             == 1.0
         )
 
 
 def test_between_two_members_the_weights_interpolate_linearly() -> None:
-    recalibrated = recalibration(2, 7)
+    calibrated = calibration(2, 7)
     for alpha in np.linspace(0, 1, 57):
-        for name, values in recalibrated.interpolate(np.array([alpha, 1 - alpha])).items():
-            rows = recalibrated.statistics[name][::-1]  # by increasing coefficient of the first
+        for name, values in calibrated.interpolate(np.array([alpha, 1 - alpha])).items():
+            rows = calibrated.statistics[name][::-1]  # by increasing coefficient of the first
             expected = [np.interp(alpha, np.linspace(0, 1, 8), column) for column in rows.T]
             np.testing.assert_allclose(values, expected, rtol=1e-12)
 
 
 def test_interpolation_weights_are_continuous() -> None:
     # Continuous across simplex faces: a step of d in alpha changes the weights by at most a few steps * d.
-    recalibrated, rng = recalibration(4, 3), np.random.default_rng(3)
+    calibrated, rng = calibration(4, 3), np.random.default_rng(3)
     for _ in range(300):
         one, other = rng.dirichlet(np.ones(4), 2)
         near = one + (other - one) * 1e-6
         assert (
-            np.abs(recalibrated.interpolation_weights(one) - recalibrated.interpolation_weights(near)).sum()
+            np.abs(calibrated.interpolation_weights(one) - calibrated.interpolation_weights(near)).sum()
             <= 2 * 4 * 3 * np.abs(one - near).sum() + 1e-9
         )
 
 
 def test_a_single_member_keeps_its_own_statistics() -> None:
-    family, recalibrated = members(3), recalibration(3, 4)
+    family, calibrated = members(3), calibration(3, 4)
     for number, coefficient in enumerate(np.eye(3)):
-        for name, values in recalibrated.interpolate(coefficient).items():
+        for name, values in calibrated.interpolate(coefficient).items():
             assert values.astype(np.float32).tobytes() == family[number][name].tobytes()
-    assert int(recalibrated.inner_mask.sum()) == 12
+    assert int(calibrated.inner_mask.sum()) == 12
     with pytest.raises(ValueError):
-        recalibrated.statistics[NAMES[0]][0] = 1.0
+        calibrated.statistics[NAMES[0]][0] = 1.0
 
 
 def test_interpolation_refuses_group_coefficients_and_extrapolation() -> None:
-    recalibrated = recalibration(2, 10)
+    calibrated = calibration(2, 10)
     equal = np.tile([0.25, 0.75], (5, 1))
-    np.testing.assert_array_equal(recalibrated.interpolation_weights(equal), recalibrated.interpolation_weights(equal[0]))
+    np.testing.assert_array_equal(calibrated.interpolation_weights(equal), calibrated.interpolation_weights(equal[0]))
     equal[3] = [0.5, 0.5]
-    with pytest.raises(CoefficientsError, match=r"groups of weights .*--no-recalibration"):
-        recalibrated.interpolation_weights(equal)
+    with pytest.raises(CoefficientsError, match=r"groups of weights .*--no-calibration"):
+        calibrated.interpolation_weights(equal)
     for row in ([1.1, -0.1], [-0.001, 1.001]):
         with pytest.raises(CoefficientsError, match=r"from 0 to 1, and nothing is known beyond"):
-            recalibrated.interpolation_weights(np.array(row))
-    assert recalibrated.interpolation_weights(np.array([0.5, 0.5000005])).sum() == pytest.approx(
+            calibrated.interpolation_weights(np.array(row))
+    assert calibrated.interpolation_weights(np.array([0.5, 0.5000005])).sum() == pytest.approx(
         1, abs=1e-12
     )  # within the tolerance of Coefficients
 
 
 def test_blend_uses_stored_statistics_and_other_tensors_unchanged() -> None:
-    family, recalibrated = members(2), recalibration(2, 4)
+    family, calibrated = members(2), calibration(2, 4)
     coefficients = np.array([0.3, 0.7])
-    blended, plain = blend_tensors(family, coefficients, recalibrated), blend_float64(family, coefficients)
+    blended, plain = blend_tensors(family, coefficients, calibrated), blend_float64(family, coefficients)
     assert blended["bn.weight"].tobytes() == plain["bn.weight"].tobytes()
     for name in NAMES:
-        assert blended[name].tobytes() == recalibrated.interpolate(coefficients)[name].tobytes() != plain[name].tobytes()
+        assert blended[name].tobytes() == calibrated.interpolate(coefficients)[name].tobytes() != plain[name].tobytes()
     assert {name: values.tobytes() for name, values in blend_tensors(family, coefficients).items()} == {
         name: values.tobytes() for name, values in plain.items()
     }
     without = [{"bn.weight": tensors["bn.weight"]} for tensors in family]
-    assert set(blend_tensors(without, coefficients, recalibrated)) == {"bn.weight"}
+    assert set(blend_tensors(without, coefficients, calibrated)) == {"bn.weight"}
 
 
 def test_blending_sets_by_interpolation_weights_equals_the_blend() -> None:
-    family, recalibrated = members(3), recalibration(3, 5)
-    sets = recalibrated.tensors_at_points(family, ["bn.weight", *NAMES])
+    family, calibrated = members(3), calibration(3, 5)
+    sets = calibrated.tensors_at_points(family, ["bn.weight", *NAMES])
     for coefficients in np.random.default_rng(1).dirichlet(np.ones(3), 20):
-        expected, weights = blend_tensors(family, coefficients, recalibrated), recalibrated.interpolation_weights(coefficients)
+        expected, weights = blend_tensors(family, coefficients, calibrated), calibrated.interpolation_weights(coefficients)
         for name, values in expected.items():
             actual = sum(weight * tensors[name] for weight, tensors in zip(weights, sets, strict=True))
             np.testing.assert_allclose(

@@ -61,7 +61,7 @@ def test_manifest_round_trip() -> None:
 def extended() -> Manifest:
     """Returns a manifest with every attachment."""
     slider = ((0.0, 0.0), (0.25, 0.5), (1.0, 1.0))
-    return replace(manifest(), recalibration=stored("recalibration", "safetensors"), slider=slider)
+    return replace(manifest(), calibration=stored("calibration", "safetensors"), slider=slider)
 
 
 def test_slider_provenance_is_stored_only_with_a_slider() -> None:
@@ -77,14 +77,14 @@ def test_slider_provenance_is_stored_only_with_a_slider() -> None:
 
 
 def test_attachments_round_trip_and_are_omitted_when_unset() -> None:
-    assert not {"recalibration", "slider"} & set(json.loads(manifest().to_bytes()))
+    assert not {"calibration", "slider"} & set(json.loads(manifest().to_bytes()))
     assert Manifest.from_bytes(extended().to_bytes()) == extended()
-    assert [entry.file.partition("-")[0] for entry in extended().files] == ["graph", "weights", "recalibration", "a", "b"]
-    for extra in ("recalibration", "slider"):
+    assert [entry.file.partition("-")[0] for entry in extended().files] == ["graph", "weights", "calibration", "a", "b"]
+    for extra in ("calibration", "slider"):
         without = replace(extended(), **{extra: None})
         assert Manifest.from_bytes(without.to_bytes()) == without
     # A change of this number is a change of the format on disk.
-    assert sha256(extended().to_bytes()).hexdigest() == "e4a2aca756f23b7c1a44c78eaf248d082e6e6c0c2bb8ce14e2eb087cbb045f7f"
+    assert sha256(extended().to_bytes()).hexdigest() == "3d80c12db5da378b450004f9ddc74bbfd58003deb75080d4173a7d4c3bdf6379"
 
 
 def test_integer_signature_levels_round_trip() -> None:
@@ -193,13 +193,13 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
 
 
 ATTACHMENT_CHANGES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
-    "recalibration null": (_set("recalibration", None), "recalibration is not an object"),
-    "recalibration by name": (_set("recalibration", "r.safetensors"), "recalibration is not an object"),
-    "recalibration without size": (lambda document: document["recalibration"].pop("size"), "lacks the field 'size'"),
-    "recalibration with pictures": (_set("recalibration", "pictures", []), "unknown field 'pictures'"),
-    "recalibration of another digest": (_set("recalibration", "sha256", "0" * 64), "does not go with"),
-    "recalibration that is a member": (
-        lambda d: d.update(recalibration={k: d["members"][0][k] for k in STORED}),
+    "calibration null": (_set("calibration", None), "calibration is not an object"),
+    "calibration by name": (_set("calibration", "r.safetensors"), "calibration is not an object"),
+    "calibration without size": (lambda document: document["calibration"].pop("size"), "lacks the field 'size'"),
+    "calibration with pictures": (_set("calibration", "pictures", []), "unknown field 'pictures'"),
+    "calibration of another digest": (_set("calibration", "sha256", "0" * 64), "does not go with"),
+    "calibration that is a member": (
+        lambda d: d.update(calibration={k: d["members"][0][k] for k in STORED}),
         "twice in files",
     ),
     "slider null": (_set("slider", None), "slider is not a list"),
@@ -226,12 +226,10 @@ def test_malformed_attachments_are_named(name: str) -> None:
     assert message in str(raised.value)
 
 
-@pytest.mark.parametrize(
-    "name", ["../recalibration-{}.safetensors", "recalibration-{}.onnx", "/tmp/recalibration-{}.safetensors"]
-)
-def test_a_recalibration_outside_the_bundle_is_refused_unread(name: str) -> None:
+@pytest.mark.parametrize("name", ["../calibration-{}.safetensors", "calibration-{}.onnx", "/tmp/calibration-{}.safetensors"])
+def test_a_calibration_outside_the_bundle_is_refused_unread(name: str) -> None:
     document = json.loads(extended().to_bytes())
-    document["recalibration"]["file"] = name.format(document["recalibration"]["sha256"][:16])
+    document["calibration"]["file"] = name.format(document["calibration"]["sha256"][:16])
     with pytest.raises(RefusedError):
         Manifest.from_bytes(signed(document))
 

@@ -19,7 +19,7 @@ from dni_deploy.bundle import writer
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.bundle.manifest import MANIFEST_FILE_NAME
 from dni_deploy.bundle.stored_file import read_verified
-from dni_deploy.bundle.writer import store_recalibration, store_slider, write_bundle
+from dni_deploy.bundle.writer import store_calibration, store_slider, write_bundle
 from dni_deploy.errors import BundleError, InputError, LimitError, MismatchError, UsageError
 from dni_deploy.utils import atomic_write
 from tests.support import pico_bundle as pico
@@ -43,48 +43,46 @@ def list_manifest_files(bundle: Bundle) -> set[str]:
 
 def test_removing_an_attachment_restores_the_first_bytes(bundle: Bundle) -> None:
     first = {name: (bundle.path / name).read_bytes() for name in list_folder(bundle)}
-    with_recalibration = store_recalibration(bundle, DATA)
-    assert with_recalibration.manifest.recalibration is not None
-    assert read_verified(with_recalibration.path, with_recalibration.manifest.recalibration) == DATA
-    with_slider = store_slider(with_recalibration, POINTS)
+    with_calibration = store_calibration(bundle, DATA)
+    assert with_calibration.manifest.calibration is not None
+    assert read_verified(with_calibration.path, with_calibration.manifest.calibration) == DATA
+    with_slider = store_slider(with_calibration, POINTS)
     assert with_slider.manifest.slider == tuple(POINTS)
-    assert with_slider.manifest.recalibration == with_recalibration.manifest.recalibration
-    assert len({bundle.digest, with_recalibration.digest, with_slider.digest}) == 3
-    assert (
-        list_folder(with_slider) == list_manifest_files(with_slider) == {*first, with_recalibration.manifest.recalibration.file}
-    )
+    assert with_slider.manifest.calibration == with_calibration.manifest.calibration
+    assert len({bundle.digest, with_calibration.digest, with_slider.digest}) == 3
+    assert list_folder(with_slider) == list_manifest_files(with_slider) == {*first, with_calibration.manifest.calibration.file}
     provenance = {"pictures": [{"name": "in.png", "sha256": "0" * 64}], "before": 1.5}
     described = store_slider(with_slider, POINTS, provenance)
     assert (described.manifest.slider, described.manifest.slider_about) == (with_slider.manifest.slider, provenance)
     assert store_slider(described, POINTS).digest == with_slider.digest
-    assert store_slider(described, None).digest == with_recalibration.digest
-    last = store_recalibration(Bundle.open(bundle.path), None)
+    assert store_slider(described, None).digest == with_calibration.digest
+    last = store_calibration(Bundle.open(bundle.path), None)
     assert last.digest == bundle.digest
     assert {name: (bundle.path / name).read_bytes() for name in list_folder(bundle)} == first
 
 
-def test_another_recalibration_replaces_the_first(bundle: Bundle) -> None:
-    store_recalibration(bundle, DATA)
-    changed = store_recalibration(bundle, OTHER)  # an attachment added meanwhile does not make it another bundle
+def test_another_calibration_replaces_the_first(bundle: Bundle) -> None:
+    store_calibration(bundle, DATA)
+    changed = store_calibration(bundle, OTHER)  # an attachment added meanwhile does not make it another bundle
     assert list_folder(changed) == list_manifest_files(changed)
-    assert store_recalibration(changed, OTHER).digest == changed.digest
+    assert store_calibration(changed, OTHER).digest == changed.digest
     assert list_folder(changed) == list_manifest_files(changed)
 
 
 def test_a_damaged_or_missing_attachment_is_detected(bundle: Bundle) -> None:
-    stored = store_recalibration(bundle, DATA).manifest.recalibration
+    stored = store_calibration(bundle, DATA).manifest.calibration
     assert stored is not None
     path = bundle.path / stored.file
     for damage in (lambda: path.write_bytes(DATA[:-1] + b"!"), lambda: path.write_bytes(DATA[:-1]), path.unlink):
         damage()
         with pytest.raises(BundleError):
             Bundle.open(bundle.path)
-    store_recalibration(bundle, DATA)  # repairs it: the same bytes are written again
+    store_calibration(bundle, DATA)  # repairs it: the same bytes are written again
     Bundle.open(bundle.path)
 
 
 def test_a_new_export_drops_the_attachments(bundle: Bundle) -> None:
-    store_slider(store_recalibration(bundle, DATA), POINTS)
+    store_slider(store_calibration(bundle, DATA), POINTS)
     rewritten = pico.write(bundle.path, force=True)
     assert rewritten.digest == bundle.digest
     assert list_folder(rewritten) == list_manifest_files(rewritten)
@@ -92,7 +90,7 @@ def test_a_new_export_drops_the_attachments(bundle: Bundle) -> None:
 
 def test_no_attachment_is_added_to_a_replaced_bundle(bundle: Bundle) -> None:
     other = pico.write(bundle.path, force=True, b=pico.tensors(9))
-    for store, extra in ((store_recalibration, DATA), (store_slider, POINTS)):
+    for store, extra in ((store_calibration, DATA), (store_slider, POINTS)):
         with pytest.raises(UsageError, match="was replaced since it was opened"):
             store(bundle, extra)  # type: ignore[operator]
     assert Bundle.open(bundle.path).digest == other.digest
@@ -116,7 +114,7 @@ def test_concurrent_attachments_are_locked_out(bundle: Bundle) -> None:
 def test_two_writers_with_stale_bundles_lose_nothing(bundle: Bundle) -> None:
     # Each opened the bundle before the other wrote: the state on disk counts, not the one that was read.
     store_slider(bundle, POINTS)
-    both = store_recalibration(bundle, DATA)
+    both = store_calibration(bundle, DATA)
     assert both.manifest.slider == tuple(POINTS)
 
 
@@ -169,7 +167,7 @@ def kill_at_each_call(monkeypatch: pytest.MonkeyPatch, job: Callable[[], object]
 def test_a_kill_at_any_step_leaves_the_old_or_the_new_bundle(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: str
 ) -> None:
-    before = bundle if job == "add" else store_recalibration(bundle, DATA)
+    before = bundle if job == "add" else store_calibration(bundle, DATA)
     data = {"add": DATA, "replace": OTHER, "remove": None}[job]
     original_copy = tmp_path / "kept.dni"
     shutil.copytree(before.path, original_copy)
@@ -178,17 +176,17 @@ def test_a_kill_at_any_step_leaves_the_old_or_the_new_bundle(
     def verify() -> None:
         reopened = Bundle.open(before.path)  # complete, or it would not open
         digests.append(reopened.digest)
-        after = store_recalibration(reopened, data)  # leftovers of the killed job do not block the next one
+        after = store_calibration(reopened, data)  # leftovers of the killed job do not block the next one
         assert list_folder(after) - list_manifest_files(after) <= {
-            name for name in list_folder(after) if ".part" in name or name.startswith("recalibration")
+            name for name in list_folder(after) if ".part" in name or name.startswith("calibration")
         }
         shutil.rmtree(before.path)
         shutil.copytree(original_copy, before.path)
 
-    assert kill_at_each_call(monkeypatch, lambda: store_recalibration(before, data), verify) > 8
+    assert kill_at_each_call(monkeypatch, lambda: store_calibration(before, data), verify) > 8
     assert digests[0] == before.digest
     assert digests[-1] != before.digest
-    changes = sum(with_recalibration != other for with_recalibration, other in pairwise(digests))
+    changes = sum(with_calibration != other for with_calibration, other in pairwise(digests))
     assert changes == 1  # from some call on it is the new bundle, and it stays so
 
 
@@ -202,7 +200,7 @@ def test_a_full_disk_leaves_the_bundle_as_it_was(bundle: Bundle, monkeypatch: py
 
     monkeypatch.setattr(atomic_write, "write_bytes", full)
     with pytest.raises(LimitError, match="is as it was"):
-        store_recalibration(bundle, DATA)
+        store_calibration(bundle, DATA)
     assert Bundle.open(bundle.path).digest == bundle.digest
     assert list_folder(bundle) == list_manifest_files(bundle)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dni_deploy.blending.batchnorm_stats import BatchNormTable, blend_tensors
+from dni_deploy.blending.calibration_table import CalibrationTable, blend_tensors
 from engines.lowering.gpu import LoweredWeight, find_float16_overflows, lower_for_gpu
 from engines.lowering.recipes import LinearRecipe, Recipes
 from tests.engines.cuda import family
@@ -22,17 +22,17 @@ STEPS = 4
 BETWEEN, KNOT = np.array([0.22, 0.33, 0.45]), np.array([0.25, 0.5, 0.25])
 
 
-def known_of(case: Any, members: list[dict[str, NDArray[Any]]]) -> BatchNormTable:
+def known_of(case: Any, members: list[dict[str, NDArray[Any]]]) -> CalibrationTable:
     rng, inner = np.random.default_rng(0), 12  # of 15 knots, three are members
     names = [name for name in case.weights if "running" in name]
     drawn = {name: rng.uniform(0.5, 2.0, (inner, members[0][name].size)).astype(np.float32) for name in names}
-    return BatchNormTable.from_inner_statistics(
+    return CalibrationTable.from_inner_statistics(
         members, STEPS, {name: rows.astype(np.float64) for name, rows in drawn.items()}, {}
     )
 
 
 class DeviceFamily:
-    """One recalibrated family on the device, with a slot."""
+    """One calibrated family on the device, with a slot."""
 
     def __init__(self, case: Any) -> None:
         from engines.cuda.blender import DeviceBlender, WeightBuffer
@@ -114,11 +114,11 @@ def test_what_float16_cannot_hold_is_told_by_the_knots() -> None:
     rows = np.ones((12, 8))
     assert (
         find_float16_overflows(
-            lowered, members, BatchNormTable.from_inner_statistics(members, STEPS, {"bn.running_mean": rows}, {})
+            lowered, members, CalibrationTable.from_inner_statistics(members, STEPS, {"bn.running_mean": rows}, {})
         )
         == []
     )
     rows[7, 3] = 1e5
     assert find_float16_overflows(
-        lowered, members, BatchNormTable.from_inner_statistics(members, STEPS, {"bn.running_mean": rows}, {})
+        lowered, members, CalibrationTable.from_inner_statistics(members, STEPS, {"bn.running_mean": rows}, {})
     ) == ["mean"]

@@ -1,4 +1,4 @@
-"""Recalibrated families in the engines on the CPU: the statistics of the knots everywhere, the members' own at the ends."""
+"""Calibrated families in the engines on the CPU: the statistics of the knots everywhere, the members' own at the ends."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dni_deploy.blending.batchnorm_stats import BatchNormTable, blend_tensors
 from dni_deploy.blending.blend import blend_float64
+from dni_deploy.blending.calibration_table import CalibrationTable, blend_tensors
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.bundle.writer import store_recalibration
+from dni_deploy.bundle.writer import store_calibration
 from dni_deploy.errors import CoefficientsError, DniError
 from engines import ort_session
-from engines.batchnorm_stats_file import list_statistics_names, read_recalibration, serialize_recalibration
+from engines.calibration_file import list_statistics_names, read_calibration, serialize_calibration
 from engines.interface import BuildOptions, Engine
 from engines.registry import build_engine
 from tests.engines.conftest import Case, open_cpu_engine, write
@@ -34,19 +34,19 @@ def case(request: pytest.FixtureRequest, pico_case: Callable[[str], Case]) -> Ca
     return HAND[request.param]() if request.param in HAND else pico_case(request.param)
 
 
-def recalibrated(bundle: Bundle, steps: int = 4, seed: int = 5) -> Bundle:
+def calibrated(bundle: Bundle, steps: int = 4, seed: int = 5) -> Bundle:
     """With statistics that are far from the blend of the members', so that whoever does not use them is noticed."""
     rng = np.random.default_rng(seed)
     members = [bundle.read_weights(member) for member in bundle.members]
-    shape = BatchNormTable.from_inner_statistics(members, steps, {}, {}).calibration_points
+    shape = CalibrationTable.from_inner_statistics(members, steps, {}, {}).calibration_points
     inner = int((shape.max(axis=1) < 1).sum())
     known = {}
     for name in list_statistics_names(bundle):
         size = members[0][name].size
         is_variance = name.endswith("running_var")
         known[name] = rng.uniform(0.3, 3.0, (inner, size)) if is_variance else rng.normal(0, 0.5, (inner, size))
-    return store_recalibration(
-        bundle, serialize_recalibration(BatchNormTable.from_inner_statistics(members, steps, known, {"pictures": []}))
+    return store_calibration(
+        bundle, serialize_calibration(CalibrationTable.from_inner_statistics(members, steps, known, {"pictures": []}))
     )
 
 
@@ -55,9 +55,9 @@ def opened(bundle: Bundle, name: str) -> Engine:
 
 
 def test_every_engine_computes_with_the_statistics_of_the_knots(case: Case, tmp_path: Path) -> None:
-    bundle = recalibrated(write(case, tmp_path / "x.dni", 3))
+    bundle = calibrated(write(case, tmp_path / "x.dni", 3))
     members = [bundle.read_weights(member) for member in bundle.members]
-    known = read_recalibration(bundle, members)
+    known = read_calibration(bundle, members)
     engines = [opened(bundle, name) for name in ENGINES]
     x = case.inputs()[0]
     for shares in map(np.array, MIXED):
@@ -80,7 +80,7 @@ def test_every_engine_computes_with_the_statistics_of_the_knots(case: Case, tmp_
 def test_the_members_alone_are_the_same_bits_with_and_without(case: Case, tmp_path: Path, name: str) -> None:
     bundle = write(case, tmp_path / "x.dni", 3)
     x, before = case.inputs()[0], opened(bundle, name)
-    after = opened(recalibrated(bundle), name)
+    after = opened(calibrated(bundle), name)
     for shares in np.eye(3):
         before.refit(0, shares)
         after.refit(0, shares)
@@ -92,7 +92,7 @@ def test_the_members_alone_are_the_same_bits_with_and_without(case: Case, tmp_pa
 @pytest.mark.parametrize("name", ENGINES)
 def test_there_and_back_is_bit_identical(tmp_path: Path, name: str) -> None:
     case = HAND["conv_bn"]()
-    engine = opened(recalibrated(write(case, tmp_path / "x.dni", 3)), name)
+    engine = opened(calibrated(write(case, tmp_path / "x.dni", 3)), name)
     x, (a, b, _) = case.inputs()[0], map(np.array, MIXED)
     engine.refit(0, a)
     first = engine.infer(0, x)
@@ -109,7 +109,7 @@ def test_there_and_back_is_bit_identical(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ENGINES)
 def test_groups_and_what_lies_beyond_are_refused(tmp_path: Path, name: str) -> None:
     case = HAND["conv_bn"]()
-    engine = opened(recalibrated(write(case, tmp_path / "x.dni", 3)), name)
+    engine = opened(calibrated(write(case, tmp_path / "x.dni", 3)), name)
     rows = np.tile(MIXED[0], (len(case.weights), 1))
     rows[0] = MIXED[1]
     with pytest.raises(DniError, match=r"one alpha (for|of) all weights"):
@@ -123,7 +123,7 @@ def test_a_plan_of_before_serves_and_is_verified_with_the_statistics(tmp_path: P
     case = HAND["conv_bn"]()
     bundle = write(case, tmp_path / "x.dni", 3)
     built = build_engine(bundle, "onnxruntime", BuildOptions(threads=1))
-    changed = recalibrated(bundle)
+    changed = calibrated(bundle)
     again = build_engine(changed, "onnxruntime", BuildOptions(threads=1, force=True))
     assert again.plan_path == built.plan_path
     assert again.plan_path is not None

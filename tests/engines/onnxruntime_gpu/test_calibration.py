@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dni_deploy.blending.batchnorm_stats import blend_tensors
+from dni_deploy.blending.calibration_table import blend_tensors
 from dni_deploy.errors import CoefficientsError, EngineError
 from dni_deploy.utils.compare_arrays import relative_error
 from engines import ort_session
-from engines.batchnorm_stats_file import read_recalibration
+from engines.calibration_file import read_calibration
 from engines.interface import EngineOptions
 from engines.lowering.gpu import lower_for_gpu
 from tests.engines.conftest import Case, write
-from tests.engines.onnxruntime_cpu.test_batchnorm_stats import recalibrated
+from tests.engines.onnxruntime_cpu.test_calibration import calibrated
 from tests.fakes.gpu import FakeGpu
 from tests.support.handmade_graphs import HAND, RAW
 
@@ -34,12 +34,12 @@ def test_frames_with_the_statistics_of_the_knots(
 
     hand = {**HAND, **RAW}
     case = hand[name]() if name in hand else pico_case(name)
-    bundle = recalibrated(write(case, tmp_path / "x.dni", 3))
+    bundle = calibrated(write(case, tmp_path / "x.dni", 3))
     members = [{key: bundle.read_weights(member)[key] for key in bundle.weight_names} for member in bundle.members]
-    known = read_recalibration(bundle, members)
+    known = read_calibration(bundle, members)
     lowered = lower_for_gpu(bundle.read_graph(), bundle.weight_names, precision)
     engine = BoundEngine(
-        lowered, members, EngineOptions(threads=1), provider="CPUExecutionProvider", device_type="cpu", recalibration=known
+        lowered, members, EngineOptions(threads=1), provider="CPUExecutionProvider", device_type="cpu", calibration=known
     )
     try:
         x = case.inputs()[0]
@@ -59,12 +59,12 @@ def test_groups_and_what_lies_beyond_are_refused(gpu: FakeGpu, tmp_path: Path) -
     from engines.onnxruntime_gpu.engine import BoundEngine
 
     case = HAND["conv_bn"]()
-    bundle = recalibrated(write(case, tmp_path / "x.dni", 3))
+    bundle = calibrated(write(case, tmp_path / "x.dni", 3))
     members = [{key: bundle.read_weights(member)[key] for key in bundle.weight_names} for member in bundle.members]
-    known = read_recalibration(bundle, members)
+    known = read_calibration(bundle, members)
     lowered = lower_for_gpu(bundle.read_graph(), bundle.weight_names, "fp32")
     engine = BoundEngine(
-        lowered, members, EngineOptions(threads=1), provider="CPUExecutionProvider", device_type="cpu", recalibration=known
+        lowered, members, EngineOptions(threads=1), provider="CPUExecutionProvider", device_type="cpu", calibration=known
     )
     rows = np.tile([0.2, 0.3, 0.5], (len(bundle.weight_names), 1))
     rows[0] = 0.65, 0.0, 0.35

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dni_deploy.blending.batchnorm_stats import blend_tensors
+from dni_deploy.blending.calibration_table import blend_tensors
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.bundle.writer import store_recalibration
+from dni_deploy.bundle.writer import store_calibration
 from dni_deploy.errors import DniError, EngineError
 from dni_deploy.utils.compare_arrays import relative_error
 from engines import ort_session
-from engines.batchnorm_stats_file import read_recalibration
+from engines.calibration_file import read_calibration
 from tests.engines.conftest import write
-from tests.engines.onnxruntime_cpu.test_batchnorm_stats import recalibrated
+from tests.engines.onnxruntime_cpu.test_calibration import calibrated
 from tests.engines.trt.conftest import TOLERANCE, build, everywhere, opened, picture, serialize_refitted
 from tests.fakes.gpu import FakeGpu
 from tests.support.handmade_graphs import RAW
@@ -27,14 +27,14 @@ MIXED = ([0.2, 0.3, 0.5], [0.65, 0.0, 0.35], [0.25, 0.5, 0.25])
 
 def truth(bundle: Bundle, shares: Any, x: NDArray[np.float32]) -> NDArray[np.float32]:
     members = [bundle.read_weights(member) for member in bundle.members]
-    weights = blend_tensors(members, np.array(shares, np.float64), read_recalibration(bundle, members))
+    weights = blend_tensors(members, np.array(shares, np.float64), read_calibration(bundle, members))
     return ort_session.run_session(ort_session.open_cpu_session(bundle.read_graph_with_weights(weights)), x)
 
 
 @everywhere
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_frames_with_the_statistics_of_the_knots(precision: str, bundle: Bundle, gpu: FakeGpu) -> None:
-    changed = recalibrated(bundle)
+    changed = calibrated(bundle)
     built = build(changed, precision=precision)
     assert built.max_relative_error <= TOLERANCE[precision]
     x, outputs = picture(), []
@@ -51,7 +51,7 @@ def test_frames_with_the_statistics_of_the_knots(precision: str, bundle: Bundle,
 @everywhere
 def test_the_members_alone_are_the_same_bits_with_and_without(bundle: Bundle, gpu: FakeGpu) -> None:
     build(bundle)
-    changed = recalibrated(bundle)
+    changed = calibrated(bundle)
     x = picture()
 
     def ends(of: Bundle) -> list[NDArray[np.float32]]:
@@ -62,9 +62,9 @@ def test_the_members_alone_are_the_same_bits_with_and_without(bundle: Bundle, gp
                 outputs.append(engine.infer(0, x))
         return outputs
 
-    plain = Bundle.open(store_recalibration(changed, None).path)
+    plain = Bundle.open(store_calibration(changed, None).path)
     before = ends(plain)
-    changed = recalibrated(plain)
+    changed = calibrated(plain)
     assert all(map(np.array_equal, ends(changed), before))
 
 
@@ -72,7 +72,7 @@ def test_the_members_alone_are_the_same_bits_with_and_without(bundle: Bundle, gp
 def test_a_plan_of_before_is_kept_and_verified_with_them(bundle: Bundle, gpu: FakeGpu) -> None:
     first = build(bundle)
     before = first.plan_path.read_bytes()
-    changed = recalibrated(bundle)
+    changed = calibrated(bundle)
     kept = build(changed, keep=True)
     assert kept.plan_kept
     assert kept.plan_path == first.plan_path
@@ -88,26 +88,26 @@ def test_a_plan_of_before_is_kept_and_verified_with_them(bundle: Bundle, gpu: Fa
 
 @everywhere
 def test_an_engine_that_ignored_them_would_not_open(bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    changed = recalibrated(bundle)
+    changed = calibrated(bundle)
     build(changed)
-    monkeypatch.setattr("engines.trt.network.read_recalibration", lambda *_: None)
+    monkeypatch.setattr("engines.trt.network.read_calibration", lambda *_: None)
     with pytest.raises(EngineError, match="gives another output"), opened(changed):
         pass
 
 
 @everywhere
 def test_a_refitted_engine_is_written_with_them(bundle: Bundle, gpu: FakeGpu) -> None:
-    changed = recalibrated(bundle)
+    changed = calibrated(bundle)
     build(changed)
     with_them = serialize_refitted(changed, np.array(MIXED[0]))
-    assert with_them != serialize_refitted(store_recalibration(changed, None), np.array(MIXED[0]))
+    assert with_them != serialize_refitted(store_calibration(changed, None), np.array(MIXED[0]))
 
 
 @everywhere
 @pytest.mark.parametrize("cuda_graph", [False, True])
 def test_groups_and_what_lies_beyond_are_refused(cuda_graph: bool, bundle: Bundle, gpu: FakeGpu) -> None:
     """And the slot keeps what it had: nothing was queued, and frames go on with the same bits."""
-    changed = recalibrated(bundle)
+    changed = calibrated(bundle)
     build(changed)
     rows, x = np.tile(MIXED[0], (len(changed.weight_names), 1)), picture()
     apart = rows.copy()
@@ -142,7 +142,7 @@ def test_statistics_that_no_fold_takes_up(make: str, precision: str, gpu: FakeGp
     """They are weights of the graph as they are, and blended over the knots too."""
     case = RAW[make]()
     case.graph.opset_import[0].version = 17  # which TensorRT 8.6 reads; these operators are the same there
-    bundle = recalibrated(write(case, tmp_path / "x.dni", members=3))
+    bundle = calibrated(write(case, tmp_path / "x.dni", members=3))
     build(bundle, precision=precision)
     x, outputs = picture(), []
     with opened(bundle) as engine:

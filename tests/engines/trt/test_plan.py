@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.bundle.writer import store_recalibration
+from dni_deploy.bundle.writer import store_calibration
 from dni_deploy.errors import BundleError, DniError, MismatchError, RefusedError, UsageError
 from engines.profile import Profile
 from engines.trt.network import Network
@@ -96,9 +96,9 @@ def test_a_sample_is_for_these_statistics_alone(bundle: Bundle) -> None:
     found = sample.values_for(bundle)
     assert found is not None
     np.testing.assert_array_equal(found, np.arange(3))
-    changed = store_recalibration(bundle, b"other statistics")
+    changed = store_calibration(bundle, b"other statistics")
     assert sample.values_for(changed) is None
-    assert sample.values_for(store_recalibration(changed, None)) is not None
+    assert sample.values_for(store_calibration(changed, None)) is not None
     assert plan_path(changed, plan(bundle).header) == plan_path(bundle, plan(bundle).header)  # the engine itself is the same
 
 
