@@ -91,7 +91,7 @@ def open_blended_session(
         graph: The bundle's graph; it is not changed.
         members: Each member's weights by name.
         coefficients: float64 (N,) or (W, N), as `Engine.refit` takes them.
-        table: The bundle's re-estimated BatchNorm statistics, if it has any.
+        table: The bundle's calibration, if it has one.
         threads: As in `open_cpu_session`.
         stop_spinning: As in `open_cpu_session`.
 

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError, escape_name
 from dni_deploy.signature import Signature
 from dni_deploy.utils.compare_arrays import psnr_db, relative_error
 from engines import ort_session
-from engines.calibration_file import read_calibration
+from engines.calibrated_network import CalibratedNetwork
 from engines.interface import Engine
 from engines.profile import Profile
 
@@ -138,22 +137,23 @@ class Reference:
         verification_input: float32 (N, C, H, W); owned by the reference.
     """
 
-    def __init__(self, bundle: Bundle, members: Sequence[Mapping[str, NDArray[Any]]], profile: Profile) -> None:
-        """Makes the input and reads re-estimated BatchNorm statistics; nothing is run yet.
+    def __init__(self, network: CalibratedNetwork, members: Sequence[Mapping[str, NDArray[Any]]], profile: Profile) -> None:
+        """Makes the input and the calibration table; nothing is run yet.
 
         Args:
-            bundle: The bundle.
-            members: Each member's weights by name; referenced, not copied.
+            network: The bundle's network.
+            members: Each member's weights by name, as `network.read_members` gives them; referenced, not copied.
             profile: The shapes that the engine takes.
         """
-        self.member_names = bundle.members
-        self._bundle, self._members = bundle, members
-        self._table = read_calibration(bundle, members)
-        self.verification_input = make_random_input(bundle.signature, choose_verification_shape(bundle.signature, profile))
+        self.member_names = network.bundle.members
+        self._network, self._members = network, members
+        self._table = network.make_table(members)
+        signature = network.bundle.signature
+        self.verification_input = make_random_input(signature, choose_verification_shape(signature, profile))
 
     def compute_reference(self, coefficients: NDArray[np.float64]) -> NDArray[np.float32]:
         """Computes the output at these coefficients, float64 (N,) or (W, N), as a fresh float32 (N, C', H', W')."""
-        session = ort_session.open_blended_session(self._bundle.read_graph(), self._members, coefficients, self._table)
+        session = ort_session.open_blended_session(self._network.graph, self._members, coefficients, self._table)
         return ort_session.run_session(session, self.verification_input)
 
 

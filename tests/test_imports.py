@@ -16,7 +16,7 @@ FOUNDATION = {"errors", "_version", "signature", "utils"}
 """Everybody may import these."""
 LIBRARY = {
     "checkpoints", "alpha", "exporters", "bundle", "imaging", "control", "blending", "engines", "video_io", "reports", "tuning",
-    "session", "spatial", "compatibility", "latency", "webui", "api",
+    "session", "calibration", "spatial", "compatibility", "latency", "webui", "api",
 }  # fmt: skip
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -35,6 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reports": {"imaging"},
     "tuning": {"imaging", "reports"},
     "session": {"engines", "blending", "alpha", "bundle", "imaging"},
+    "calibration": {"engines", "blending", "bundle"},
     "spatial": {"session", "video_io", "imaging", "alpha"},
     "compatibility": {"session", "engines", "exporters", "blending", "bundle", "checkpoints", "imaging", "reports"},
     "latency": {"session", "engines", "exporters", "video_io", "control", "blending", "bundle", "imaging"},
@@ -51,10 +52,11 @@ MAY_IMPORT: dict[str, set[str]] = {
 A part is a package, a flat module of dni_deploy/, or "dni_deploy" for its public names.
 """
 ENGINE_LAYERS = (
-    ("profile", "calibration_file"),
+    ("profile",),
     ("interface", "ort_session"),
     ("frame_conversion",),
-    ("lowering", "verification"),
+    ("lowering",),
+    ("calibrated_network", "verification"),
     ("cuda", "onnxruntime_cpu"),
     ("default_profile", "onnxruntime_gpu", "trt"),
     ("registry",),

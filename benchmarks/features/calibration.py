@@ -25,19 +25,20 @@ from matplotlib.figure import Figure
 from benchmarks.families import TRAINED_FAMILIES
 from benchmarks.photographs import TEST_PHOTOGRAPHS, TRAIN_PHOTOGRAPHS, add_noise, middle
 from benchmarks.result_file import describe_commit
-from dni_deploy.api.calibrate import CROPS_PER_BATCH, calibrate
+from dni_deploy.api.calibrate import calibrate
 from dni_deploy.api.export import export
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.blending.calibration_table import CalibrationTable, enumerate_calibration_points
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.bundle.writer import store_calibration
+from dni_deploy.calibration.fit import CROPS_PER_BATCH
 from dni_deploy.imaging.crops import read_crops
 from dni_deploy.imaging.image_file import ImageFile, write_image
 from dni_deploy.imaging.metrics.psnr import psnr
 from dni_deploy.session.session import open_session
 from dni_deploy.utils.atomic_write import write_bytes_atomically
 from dni_deploy.utils.hardware import count_cores, cpu_name
-from engines.calibration_file import serialize_calibration
+from engines.calibrated_network import serialize_calibration
 from engines.interface import EngineOptions
 from engines.onnxruntime_cpu.statistics import BatchNormEstimator
 from engines.registry import load_engine
@@ -117,7 +118,7 @@ def compare_calibration(
     click.echo(f"{family}: {' and '.join(members)}", err=True)
     bundle = export_pair(family, members, folder / f"{family}-{'-'.join(members)}.dni")
     plain = {level: sweep_alpha(bundle, level) for level in levels}
-    report = calibrate(bundle, images)
+    report = calibrate(bundle, images, method="channels")
     bundle = Bundle.open(bundle.path)
     calibrated = {level: sweep_alpha(bundle, level) for level in levels}
     rows = []
@@ -163,7 +164,7 @@ def compare_choices(images: Path, folder: Path, level: int = 40) -> list[dict[st
         ("11 knots, clean pictures", clean, 11),
     ):
         click.echo(label, err=True)
-        calibrate(Bundle.open(bundle.path), image_folder, calibration_points=calibration_points, force=True)
+        calibrate(Bundle.open(bundle.path), image_folder, method="channels", calibration_points=calibration_points, force=True)
         rows.append({"what": label, **summarize_curve(sweep_alpha(Bundle.open(bundle.path), level))})
     for label, image_folder in (("not corrected", images), ("not corrected, clean pictures", clean)):
         click.echo(label, err=True)
@@ -180,7 +181,7 @@ def measure_change_cost(images: Path, folder: Path, rounds: int = 400) -> dict[s
     """Measures a change of alpha in the in-place engine without and with the statistics, interleaved; medians in microseconds."""
     plain = export_pair("demo", ("n20", "n60"), folder / "without.dni")
     calibrated = export_pair("demo", ("n20", "n60"), folder / "with.dni")
-    calibrate(calibrated, images)
+    calibrate(calibrated, images, method="channels")
     engines = [
         load_engine(Bundle.open(bundle.path), "onnxruntime", EngineOptions(threads=1, slots=1))
         for bundle in (plain, calibrated)

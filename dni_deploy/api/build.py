@@ -38,7 +38,7 @@ class BuildReport:
         profile: Input shapes of the plan; None if the engine has no use for them.
         seconds: Time for everything.
         plan_kept: The plan existed before and was only verified.
-        calibration: What was re-estimated or removed before the build; None if nothing was.
+        calibration: What was calibrated or removed before the build; None if nothing was.
     """
 
     engine: str
@@ -58,6 +58,21 @@ class BuildReport:
         return {**asdict(self), "calibration": None if self.calibration is None else self.calibration.to_json()}
 
 
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """How `build` calibrates the blends before it builds; as the arguments of `calibrate`.
+
+    Attributes:
+        images: Files or folders, or "noise"; none for no calibration.
+        method: "auto", "output" or "channels".
+        points: Maximum number of alphas to fit at; None for the default.
+    """
+
+    images: Paths = ()
+    method: str = "auto"
+    points: int | None = None
+
+
 def build(
     bundle_path: str | os.PathLike[str],
     *,
@@ -69,8 +84,7 @@ def build(
     strip: bool = False,
     device: int | str | None = None,
     threads: int = 0,
-    calibrate_on: Paths = (),
-    calibration_points: int | None = None,
+    calibration: CalibrationOptions = CalibrationOptions(),
     no_calibration: bool = False,
     force: bool = False,
     progress: OptionalProgress = None,
@@ -88,11 +102,10 @@ def build(
         device: Number of the GPU to build for, for TensorRT. For TensorRT for RTX also compute capabilities, such as "8.6,8.9";
             a plan for GPUs that are not here is verified when one of them opens it.
         threads: Number of threads of the CPU engine; 0: one per core.
-        calibrate_on: Images on which the BatchNorm statistics of the blends are re-estimated first, as `calibrate`
-            does; every engine then uses them. A plan that exists stays and is verified again.
-        calibration_points: Maximum number of alphas to estimate at.
-        no_calibration: Remove the re-estimated statistics. A plan that exists stays and is verified again.
-        force: Replace a plan and statistics that exist.
+        calibration: Calibrate the blends first, as `calibrate` does; every engine then uses the calibration. A plan that
+            still fits stays and is verified again.
+        no_calibration: Remove the calibration. A plan that still fits stays and is verified again.
+        force: Replace a plan and a calibration that exist.
         progress: Called with the steps done.
 
     Returns:
@@ -118,19 +131,18 @@ def build(
         "device": device is not None and not capabilities,
     }
     refuse_unused_options(choice, [name for name, is_requested in requested.items() if is_requested])
-    has_images = bool(as_path_list(calibrate_on))
+    has_images = bool(as_path_list(calibration.images))
     if has_images and no_calibration:
-        raise UsageError("Statistics are re-estimated or removed, not both. Nothing was written.")
-    if calibration_points is not None and not has_images:
-        raise UsageError(
-            "calibration_points is for re-estimating statistics; name the images to do that on. Nothing was written."
-        )
-    calibration = None
+        raise UsageError("A calibration is made or removed, not both. Nothing was written.")
+    if not has_images and calibration != CalibrationOptions(calibration.images):
+        raise UsageError("How to calibrate was given, but not on which images. Nothing was written.")
+    calibrated = None
     if has_images or no_calibration:
-        calibration = calibrate(
+        calibrated = calibrate(
             bundle_path,
-            calibrate_on,
-            calibration_points=calibration_points,
+            calibration.images,
+            method=calibration.method,
+            calibration_points=calibration.points,
             remove=no_calibration,
             threads=threads,
             force=force,
@@ -148,7 +160,7 @@ def build(
         compute_capabilities=capabilities,
         device=number,
         force=force,
-        keep=calibration is not None,
+        keep=calibrated is not None,
     )
     log.info("building for the engine %s (%s)", choice.name, choice.reason)
     with log_duration(log, "building the engine"):
@@ -164,7 +176,7 @@ def build(
         profile=None if profile is None else str(profile),
         seconds=time.perf_counter() - started,
         plan_kept=built.plan_kept,
-        calibration=calibration,
+        calibration=calibrated,
     )
 
 

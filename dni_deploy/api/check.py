@@ -12,7 +12,6 @@ from typing import Any, Union
 
 import numpy as np
 
-from dni_deploy.blending.calibration_table import CalibrationTable
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.checkpoints.checkpoint import Checkpoint
 from dni_deploy.checkpoints.family import Family, describe_mismatch, find_differences, read_members
@@ -39,7 +38,7 @@ from dni_deploy.signature import Signature
 from dni_deploy.utils.atomic_write import check_outputs, write_bytes_atomically
 from dni_deploy.utils.optional_packages import import_optional
 from dni_deploy.utils.progress import OptionalProgress
-from engines.calibration_file import read_calibration
+from engines.calibrated_network import read_network
 
 CheckInput = Union[str, "os.PathLike[str]", Bundle, Family, Mapping[str, Any]]
 
@@ -111,8 +110,8 @@ def _check_family(
 ) -> tuple[CheckReport, PairMeasurements]:
     layers = find_filter_layers(family.members[0].checkpoint.tensors, _transposed_convolutions(bundle))
     pairs = _choose_pairs(family)
-    calibration = None if bundle is None else read_calibration(bundle, [member.checkpoint.tensors for member in family.members])
-    trial, architecture, note = _measure_pairs(family, bundle, calibration, pairs, images, references, progress)
+    calibration = None if bundle is None else read_network(bundle).describe_calibration()
+    trial, architecture, note = _measure_pairs(family, bundle, pairs, images, references, progress)
     rows: list[LayerCorrelation] = []
     moved: list[BatchNormDifference] = []
     pair_reports: list[PairReport] = []
@@ -145,9 +144,7 @@ def _check_family(
         *([NO_ALIGNMENT_MESSAGE] if _has_low_correlation(rows) and not can_align() else []),
     ]
     if calibration is not None:
-        notes.append(
-            f"This bundle's BatchNorm statistics are re-estimated for its blends, at {len(calibration.calibration_points)} alphas."
-        )
+        notes.append(f"This bundle's blends are calibrated, at {calibration['calibration_points']} alphas.")
     order = tuple(family.names[place] for place in order_by_shortest_path(table))
     advice = [sentence for row in pair_reports for sentence in row.advice]
     if len(order) > 2:
@@ -169,7 +166,7 @@ def _check_family(
         midpoints=tuple(trial.midpoints),
         barriers=tuple(trial.barriers),
         norms=tuple(trial.norm_mismatches),
-        calibration=None if calibration is None else calibration.describe(),
+        calibration=calibration,
     )
     return report, trial
 
@@ -194,7 +191,6 @@ def _add_alignment(rows: list[LayerCorrelation], first: Any, second: Any, layers
 def _measure_pairs(
     family: Family,
     bundle: Bundle | None,
-    calibration: CalibrationTable | None,
     pairs: list[tuple[str, str]],
     images: list[tuple[str, Frame]] | None,
     references: list[Frame] | None,
@@ -203,7 +199,7 @@ def _measure_pairs(
     """What came out of the networks, the architecture's name, and why nothing ran."""
     with ExitStack() as stack:
         try:
-            runner = stack.enter_context(open_runner(family, bundle, calibration))
+            runner = stack.enter_context(open_runner(family, bundle))
         except UnavailableError as problem:
             return PairMeasurements(), bundle.architecture if bundle else None, f"No midpoint was computed: {problem}"
         except MismatchError as problem:

@@ -128,7 +128,7 @@ def demo(output: str | os.PathLike[str] = "dni-demo", force: bool = False, progr
     bundle = export(members, folder / "demo.dni", force=force)
     export_seconds = time.perf_counter() - exporting
     report_progress(progress, 1, total, "estimating the blends' BatchNorm statistics")
-    estimated = calibrate(bundle, folder / "noisy.png", calibration_points=CALIBRATION_POINTS)
+    estimated = calibrate(bundle, folder / "noisy.png", method="channels", calibration_points=CALIBRATION_POINTS)
     report_progress(progress, 2, total, "running N40 for comparison")
     noisy_psnr, matched_psnr = psnr(noisy, clean), psnr(_run_checkpoint(matched, noisy), clean)
     report = sweep(

@@ -16,7 +16,7 @@ from onnx import ModelProto
 from dni_deploy.blending.weight_groups import GroupedWeight, WeightGroups
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.signature import Signature
-from engines.calibration_file import read_calibration
+from engines.calibrated_network import read_network
 
 PASS_THROUGH_OPERATORS = frozenset({"Identity", "Cast", "Reshape", "Transpose", "Unsqueeze", "Squeeze", "Flatten", "Expand"})
 """Operators that only hand a weight on; its role is that at their consumer."""
@@ -121,7 +121,7 @@ class InspectReport:
         graph_facts: What export recorded, such as versions.
         verification_error: Largest relative error that export measured against PyTorch; None if it was not recorded.
         plans: The plans that were built from the bundle, which are no part of it.
-        calibration: Re-estimated BatchNorm statistics: calibration points, and the images with their SHA-256; None without.
+        calibration: The calibration: method, calibration points, and the images with their SHA-256; None without.
         slider: The perceptually uniform slider: the members at its positions 0 and 1, the number of its points, and if
             recorded, the images with their SHA-256 and the largest step over the mean step, by alpha (before) and by the
             slider (after); None without.
@@ -168,7 +168,6 @@ def inspect(bundle_path: str | os.PathLike[str]) -> InspectReport:
     manifest, graph = bundle.manifest, bundle.read_graph()
     role = find_weight_roles(graph, bundle.weight_names)
     error = manifest.graph_facts.get("probe_error")
-    calibration = read_calibration(bundle)
     return InspectReport(
         path=os.fspath(bundle.path),
         architecture=bundle.architecture,
@@ -188,7 +187,7 @@ def inspect(bundle_path: str | os.PathLike[str]) -> InspectReport:
         graph_facts=dict(manifest.graph_facts),
         verification_error=float(error) if isinstance(error, (int, float)) else None,
         plans=list_plans(bundle.path),
-        calibration=None if calibration is None else calibration.describe(),
+        calibration=read_network(bundle).describe_calibration(),
         slider=_describe_slider(bundle),
         groups=WeightGroups.from_graph(graph, bundle.weight_names).weights,
     )

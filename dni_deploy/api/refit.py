@@ -23,11 +23,20 @@ from dni_deploy.blending.preset import Preset
 from dni_deploy.blending.variance_guard import VarianceGuard, list_variance_names
 from dni_deploy.blending.weight_groups import WeightGroups
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.errors import CoefficientsError, LimitError, UsageError, escape_name
+from dni_deploy.errors import CoefficientsError, LimitError, MismatchError, UsageError, escape_name
 from dni_deploy.utils.atomic_write import write_bytes, write_file_atomically
 from dni_deploy.utils.log_duration import log_duration
+from dni_deploy.utils.onnx_weights import fill_initializers
 from dni_deploy.utils.optional_packages import import_optional
-from engines.calibration_file import read_calibration
+from engines.calibrated_network import read_network
+from engines.lowering.calibration_nodes import (
+    CorrectedLayer,
+    Correction,
+    fold_correction,
+    insert_calibration_nodes,
+    make_neutral_tensors,
+    parameter_names,
+)
 
 log = logging.getLogger(__name__)
 
@@ -152,14 +161,13 @@ def refit(
         else:
             guard.check_per_tensor(dict(zip(keys, coefficients_by_tensor, strict=True)), coefficients)
         floats = [{name: tensors[name] for name in keys} for tensors in members]
-        calibration = read_calibration(bundle, members)
-        if calibration is not None:
-            log.info("the re-estimated BatchNorm statistics of %s are in use", bundle.path)
         with log_duration(log, "blending"):
-            values = blend_tensors(floats, coefficients_by_tensor, calibration)
-        for name, other in bundle.manifest.tied.items():  # the same BatchNorm under another name
-            if calibration is not None and other in calibration.statistics and name in values:
-                values[name] = values[other]
+            values, corrections = _blend(bundle, floats, coefficients_by_tensor)
+        if corrections and suffix == ".safetensors":
+            raise MismatchError(
+                "The calibration of this bundle corrects the network's output, which no weight of the network can do: write "
+                "NAME.onnx, which gets a node for it, or calibrate with --calibration-method channels. Nothing was written."
+            )
         metadata = {
             "members": list(coefficients.members),
             "shares": list(coefficients.values),
@@ -174,7 +182,7 @@ def refit(
         if suffix != ".safetensors":
             rounded = {name: _round_to_dtype(name, values[name], np.dtype(np.float32)) for name in bundle.weight_names}
             data = (
-                _make_onnx_file(bundle, rounded, metadata)
+                _make_onnx_file(bundle, rounded, corrections, metadata)
                 if suffix == ".onnx"
                 else _make_tensorrt_engine(bundle, engine_coefficients, precision)
             )
@@ -196,6 +204,31 @@ def refit(
         size=len(data),
         rules=() if alpha_rules is None else alpha_rules.describe_rules(),
     )
+
+
+def _blend(
+    bundle: Bundle, members: Sequence[Mapping[str, NDArray[Any]]], coefficients: NDArray[np.float64]
+) -> tuple[dict[str, NDArray[np.float64]], dict[CorrectedLayer, Correction]]:
+    """Blends the members' floats and writes the bundle's calibration into them; returns the corrections that no weight can do."""
+    network = read_network(bundle)
+    table = network.make_table(network.complete_members(members))
+    values = blend_tensors(members, coefficients, table)
+    if table is None:
+        return values, {}
+    log.info("the calibration of %s is in use", bundle.path)
+    statistics = table.interpolate(coefficients)
+    remaining = {}
+    for layer in network.layers:
+        correction = Correction(*(statistics[name] for name in parameter_names(layer.value)[:2]))
+        if layer.weight:
+            fold_correction(layer, correction, values)
+        else:
+            remaining[layer] = correction
+    folded = {name for layer in network.layers for name in (layer.weight, layer.bias)}
+    for name, other in bundle.manifest.tied.items():  # the same tensor under another name
+        if name in values and other in table.statistics.keys() | folded:
+            values[name] = values[other]
+    return values, remaining
 
 
 def _tensor_coefficients(
@@ -220,11 +253,21 @@ def _round_to_dtype(name: str, values: NDArray[np.float64], dtype: np.dtype[Any]
     return rounded
 
 
-def _make_onnx_file(bundle: Bundle, weights: Mapping[str, NDArray[np.float32]], about: Mapping[str, Any]) -> bytes:
+def _make_onnx_file(
+    bundle: Bundle,
+    weights: Mapping[str, NDArray[np.float32]],
+    corrections: Mapping[CorrectedLayer, Correction],
+    about: Mapping[str, Any],
+) -> bytes:
     size = sum(values.nbytes for values in weights.values())
     if size > MAX_PROTOBUF_BYTES - (16 << 20):
         raise LimitError(f"The network has {size} bytes of weights, more than one ONNX file holds; write NAME.safetensors.")
-    model = bundle.read_graph_with_weights(weights)
+    model = insert_calibration_nodes(bundle.read_graph_with_weights(weights), corrections)
+    numbers = make_neutral_tensors(corrections)
+    for layer, correction in corrections.items():
+        scale, shift = parameter_names(layer.value)[:2]
+        numbers |= {scale: correction.scale.astype(np.float32), shift: correction.shift.astype(np.float32)}
+    fill_initializers(model, numbers, numbers.__getitem__)
     for key, value in about.items():
         entry = model.metadata_props.add()
         entry.key, entry.value = f"dni_deploy.{key}", value if isinstance(value, str) else json.dumps(value)

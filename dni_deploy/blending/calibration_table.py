@@ -1,7 +1,8 @@
-"""BatchNorm statistics of the blended network itself, known at calibration points of the simplex and interpolated between them.
+"""What a blend's tensors are instead of blended, known at calibration points of the simplex and interpolated between them.
 
-A blend's activations do not have the blend of the members' running_mean and running_var. At the calibration points the
-statistics are estimated anew (engines/onnxruntime_cpu/statistics.py); at the members alone they stay what training left there.
+They are means and variances of BatchNorms, because a blend's activations do not have the blend of the members' running_mean and
+running_var, or the scale and shift of corrected layers (engines/lowering/calibration_nodes.py). At the calibration points they
+are fitted on pictures (dni_deploy/calibration/); at the members alone they are the members' own.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ GRID_POINT_TOLERANCE = 1e-9
 """In grid steps: a coefficient that is nearer to a grid point is meant to be on it (0.3 * 10 is not 3)."""
 
 GROUPS_UNSUPPORTED_MESSAGE = (
-    "Alpha by groups of weights does not go together with re-estimated BatchNorm statistics, which are known for one alpha "
-    "of all weights; remove them with dni-deploy build BUNDLE --no-calibration."
+    "Alpha by groups of weights does not go together with a calibration, which is known for one alpha of all weights; remove "
+    "it with dni-deploy build BUNDLE --no-calibration."
 )
 EXTRAPOLATION_UNSUPPORTED_MESSAGE = (
-    "The BatchNorm statistics of this bundle were re-estimated for shares from 0 to 1, and nothing is known beyond; "
-    "remove them with dni-deploy build BUNDLE --no-calibration to extrapolate."
+    "This bundle is calibrated for shares from 0 to 1, and nothing is known beyond; remove the calibration with "
+    "dni-deploy build BUNDLE --no-calibration to extrapolate."
 )
 
 Tensors = Mapping[str, NDArray[Any]]
@@ -90,7 +91,7 @@ def enumerate_calibration_points(members: int, steps: int) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class CalibrationTable:
-    """Re-estimated statistics of every BatchNorm at every calibration point. Arrays are read-only and its own.
+    """The calibrated tensors at every calibration point. Arrays are read-only and its own.
 
     Attributes:
         members: Number of members, N.
@@ -133,10 +134,6 @@ class CalibrationTable:
             rows.flags.writeable = False
             statistics[name] = rows
         return cls(len(members), steps, statistics, about)
-
-    def describe(self) -> dict[str, Any]:
-        """Returns for reports the number of calibration points, and how they came to be."""
-        return {"calibration_points": len(self.calibration_points), **self.about}
 
     @cached_property
     def calibration_points(self) -> NDArray[np.float64]:
@@ -268,41 +265,3 @@ def iterate_blended_tensors(
     statistics = {} if calibration is None else calibration.interpolate(coefficients)
     for name, tensor in iterate_blended(members, coefficients):
         yield name, statistics.get(name, tensor)
-
-
-def correct_estimates(
-    calibration_points: NDArray[np.float64],
-    estimates: Sequence[Mapping[str, Moments]],
-    member_statistics: Mapping[str, Sequence[Moments]],
-    epsilons: Mapping[str, float],
-) -> dict[str, list[Moments]]:
-    """Corrects estimates on a few images by what the members' own statistics say.
-
-    The images are not the training set, and at a member alone the estimate is off by as much as that matters. By as much,
-    between the members in proportion, every estimate is corrected: variances by a factor, means by a number of standard
-    deviations. So the ends stay what they are, members that are equal keep their statistics at every point, and what a few
-    images get wrong cancels.
-
-    Args:
-        calibration_points: float64 (K, N), the members alone among them.
-        estimates: For each calibration point, mean and variance on the images by layer.
-        member_statistics: By layer, mean and variance of each member as training left them.
-        epsilons: By layer, what is added to the variance.
-
-    Returns:
-        By layer, mean and variance for each calibration point.
-    """
-    ends = [int(np.flatnonzero(calibration_points[:, member] == 1.0)[0]) for member in range(calibration_points.shape[1])]
-    corrected: dict[str, list[Moments]] = {}
-    for layer, members in member_statistics.items():
-        log_factors, shifts, epsilon = [], [], epsilons[layer]
-        for end, (mean, variance) in zip(ends, members, strict=True):
-            estimated_mean, estimated_variance = estimates[end][layer]
-            log_factors.append(np.log((variance + epsilon) / (estimated_variance + epsilon)))
-            shifts.append((mean - estimated_mean) / np.sqrt(estimated_variance + epsilon))
-        rows = corrected[layer] = []
-        for point, estimate in zip(calibration_points, estimates, strict=True):
-            mean, variance = estimate[layer]
-            factor, shift = np.exp(point @ np.stack(log_factors)), point @ np.stack(shifts)
-            rows.append((mean + shift * np.sqrt(variance + epsilon), np.maximum((variance + epsilon) * factor - epsilon, 0.0)))
-    return corrected

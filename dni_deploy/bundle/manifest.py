@@ -145,7 +145,7 @@ class Manifest:
         unused: Float keys that the network's forward never reads; blended in checkpoints, absent from the graph.
         tied: Name of a tensor -> name of the one with which it shares its values.
         graph_facts: How the graph was made: versions, the error of its verification.
-        calibration: BatchNorm statistics of blends, re-estimated on images; or None.
+        calibration: What blends have instead of blended tensors, fitted on images; or None.
         slider: (position, alpha) of each point, numbers from 0 to 1, of a slider with equal perceived steps; or None.
         slider_about: On what that slider was measured and how even it came out; free form, for people. None without a slider.
     """

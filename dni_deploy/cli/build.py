@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +11,9 @@ from dni_deploy.cli import options
 from dni_deploy.cli.output import CommandOutput, format_count, format_seconds, print_summary, print_table
 from dni_deploy.errors import escape_name
 from dni_deploy.utils.optional_packages import import_optional
+
+if TYPE_CHECKING:
+    from dni_deploy.api.build import CalibrationOptions
 
 
 @options.command(
@@ -42,21 +45,31 @@ from dni_deploy.utils.optional_packages import import_optional
 )
 @click.option(
     "--calibrate",
-    "calibrate_on",
+    "images",
     type=options.PATH_TYPE,
     multiple=True,
     metavar="PATH",
-    help="First re-estimate the BatchNorm statistics of the blends on this image or folder, degraded as the input will be. "
-    "Repeatable. The word noise for a network that makes images from noise.",
+    help="First calibrate the blends on this image or folder, degraded as the input will be. Repeatable. The word noise for a "
+    "network that makes images from noise.",
+)
+@click.option(
+    "--calibration-method",
+    "method",
+    type=click.Choice(["auto", "output", "channels"]),
+    default="auto",
+    show_default=True,
+    help="With --calibrate: correct the output's channels, or those of every layer (with BatchNorm its statistics); auto: what is "
+    "better on parts of the images that the fit has not seen, or nothing.",
 )
 @click.option(
     "--calibration-points",
+    "points",
     cls=options.AliasedOption,
     aliases=("--knots",),
     type=click.IntRange(2, 32),
-    help="With --calibrate: maximum number of alphas to estimate at.  [default: 11 for two members, 32 for more]",
+    help="With --calibrate: maximum number of alphas to fit at.  [default: 11 for two members, 32 for more]",
 )
-@click.option("--no-calibration", is_flag=True, help="Remove the re-estimated statistics from the bundle.")
+@click.option("--no-calibration", is_flag=True, help="Remove the calibration from the bundle.")
 @options.threads
 @options.force
 def command(
@@ -69,8 +82,7 @@ def command(
     largest: str | None,
     strip: bool,
     device: str | None,
-    calibrate_on: tuple[Path, ...],
-    calibration_points: int | None,
+    calibration: CalibrationOptions,
     no_calibration: bool,
     threads: int,
     force: bool,
@@ -79,7 +91,7 @@ def command(
 
     The optimized network is stored inside the bundle, as a plan, so that a session opens without optimizing again. TensorRT
     needs a plan to run at all; auto builds for TensorRT if it can run. The bundle's own files stay as they are, except for the
-    statistics that --calibrate adds.
+    calibration that --calibrate adds.
     """
     verb = import_optional("dni_deploy.api.build").build
     with command_output.show_progress() as progress:
@@ -92,8 +104,7 @@ def command(
             max_shape=largest,
             strip=strip,
             device=device,
-            calibrate_on=[str(path) for path in calibrate_on],
-            calibration_points=calibration_points,
+            calibration=calibration,
             no_calibration=no_calibration,
             threads=threads,
             force=force,
@@ -117,19 +128,39 @@ def command(
     )
 
 
+METHOD_TITLES = {"none": "blend alone", "output": "output channels", "channels": "all layers' channels"}
+
+
 def print_calibration(report: Any) -> None:
-    """Prints how far the statistics of each layer moved."""
+    """Prints what each method gave, which one is stored, and how far BatchNorms moved."""
     if report.removed:
-        print_summary({"statistics": "those of the members again"})
+        print_summary({"calibration": "removed"})
         return
     images = format_count(len(report.images), "image")
     on = f"{report.sample_count} parts of {images}" if report.images else f"{report.sample_count} draws of noise"
+    stored = f"{METHOD_TITLES[report.method]}, at {report.calibration_points} alphas on {on}"
     print_summary(
-        {"statistics": f"re-estimated at {report.calibration_points} alphas on {on}", "took": format_seconds(report.seconds)}
+        {
+            "calibration": "none: on these images nothing makes the blends better" if report.method == "none" else stored,
+            "took": format_seconds(report.seconds),
+        }
     )
     click.echo()
-    rows = [(row.layer, f"{row.mean:.3f}", f"{row.variance:.3f}") for row in report.layers]
-    print_table(
-        ["BatchNorm", "shift of the mean, sigma", "ratio of variances"], [(escape_name(name), *rest) for name, *rest in rows]
-    )
-    click.echo()
+    if report.scores:
+        has_originals = report.scores[0].largest_loss is not None
+        rows = [
+            (
+                METHOD_TITLES[row.method],
+                f"{row.mean_psnr:.2f}",
+                f"{row.lowest_psnr:.2f}",
+                f"{row.largest_loss:.2f}" if has_originals else "-",
+            )
+            for row in report.scores
+        ]
+        truth = "the original" if has_originals else "the mean of outputs"
+        print_table(["Correction", f"PSNR against {truth}, dB", "at the worst alpha", "below the worse member"], rows)
+        click.echo()
+    if report.layers:
+        shifts = [(escape_name(row.layer), f"{row.mean:.3f}", f"{row.variance:.3f}") for row in report.layers]
+        print_table(["BatchNorm", "shift of the mean, sigma", "ratio of variances"], shifts)
+        click.echo()

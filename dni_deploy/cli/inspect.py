@@ -46,7 +46,7 @@ def command(command_output: CommandOutput, bundle: Path, groups: bool, tensors: 
             "operators": ", ".join(f"{count} {name}" for name, count in report.operators.items()),
             "unused tensors": len(report.unused) or None,
             "shared tensors": len(report.tied) or None,
-            "statistics": None if report.calibration is None else _format_statistics(report.calibration),
+            "calibration": None if report.calibration is None else _format_calibration(report.calibration),
             "slider": None if report.slider is None else _format_slider(report.slider),
             "verification error": None
             if report.verification_error is None
@@ -73,10 +73,11 @@ def command(command_output: CommandOutput, bundle: Path, groups: bool, tensors: 
         )
 
 
-def _format_statistics(calibration: dict[str, Any]) -> str:
+def _format_calibration(calibration: dict[str, Any]) -> str:
     images = calibration.get("pictures")
     on = format_count(len(images), "image") if isinstance(images, list) else "noise"
-    return f"of BatchNorm, re-estimated at {calibration['calibration_points']} alphas on {on}"
+    method = escape_name(calibration.get("method", "statistics"))
+    return f"{method}, at {calibration['calibration_points']} alphas on {on}"
 
 
 def _format_slider(slider: dict[str, Any]) -> str:

@@ -24,6 +24,7 @@ PATH_TYPE = click.Path(path_type=Path)
 OPTION_OBJECTS = {
     "session_options": ("dni_deploy.session.options", "SessionOptions"),
     "listeners": ("dni_deploy.control.open_listeners", "ListenerOptions"),
+    "calibration": ("dni_deploy.api.build", "CalibrationOptions"),
     "encoder": ("dni_deploy.video_io.encoder", "EncoderOptions"),
 }
 """Parameter of a command -> module and class of the library that holds the command line's values for its fields."""

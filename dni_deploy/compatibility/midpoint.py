@@ -245,7 +245,7 @@ def measure_batchnorm_mismatches(
     Args:
         pair: The pair's name.
         tensors: What the network computes with at the first member, halfway and at the second member: halfway the statistics
-            are those that are blended, or re-estimated.
+            are those that are blended, or calibrated.
         measured: The statistics measured there on the test images.
 
     Returns:

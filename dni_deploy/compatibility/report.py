@@ -74,7 +74,7 @@ class CheckReport:
         midpoints: The blend halfway, a row for each pair and test image.
         barriers: The loss barrier, a row for each pair and test image.
         norms: The statistics of the blend halfway, a row for each pair and BatchNorm.
-        calibration: Of a bundle whose BatchNorm statistics were re-estimated, as `inspect` describes it; None without.
+        calibration: Of a calibrated bundle, as `inspect` describes it; None without.
         mismatches: Members of another network than the first; they are in no other figure.
         report: The file that was written; None without.
     """

@@ -35,7 +35,8 @@ class BlendRunner:
         family: The members.
         graph: The network, not lowered.
         weight_names: The weights that the graph uses.
-        calibration: The re-estimated BatchNorm statistics that it runs with; None for blended ones.
+        members: Each member's value of these weights by name, in family order.
+        calibration: The calibration that it runs with; None for weights that are blended alone.
         run_blend: Runs it: coefficients float64 (N,) in family order and inputs to outputs.
 
     Thread safety: one call at a time.
@@ -46,6 +47,7 @@ class BlendRunner:
     family: Family
     graph: ModelProto
     weight_names: tuple[str, ...]
+    members: Sequence[Mapping[str, NDArray[Any]]]
     calibration: CalibrationTable | None
     run_blend: RunBlend
 
@@ -62,13 +64,12 @@ class BlendRunner:
         return self.run_blend(self._to_vector(coefficients), inputs)
 
     def blend_tensors(self, coefficients: MemberCoefficients) -> dict[str, NDArray[Any]]:
-        """Computes the weights that the graph uses at these coefficients, re-estimated BatchNorm statistics among them.
+        """Computes the weights that the graph uses at these coefficients, as the calibration corrects them.
 
         Returns:
             float32 by name, blended in float64 and rounded once; the caller's own.
         """
-        members = [{name: member.checkpoint.tensors[name] for name in self.weight_names} for member in self.family.members]
-        blend = blend_tensors(members, self._to_vector(coefficients), self.calibration)
+        blend = blend_tensors(self.members, self._to_vector(coefficients), self.calibration)
         return {name: values.astype(np.float32) for name, values in blend.items()}
 
     def measure_batchnorm_inputs(
@@ -96,14 +97,12 @@ class BlendRunner:
 
 
 @contextmanager
-def open_runner(family: Family, bundle: Bundle | None, calibration: CalibrationTable | None = None) -> Iterator[BlendRunner]:
+def open_runner(family: Family, bundle: Bundle | None) -> Iterator[BlendRunner]:
     """Opens a family's network.
 
     Args:
         family: The members.
         bundle: The bundle that they are from, to run on its engine; None to export the members' graph in memory.
-        calibration: The bundle's own re-estimated statistics, if it has any. The engine always uses them, so whatever is
-            compared with it must use them, too.
 
     Yields:
         The runner, usable inside the `with` block.
@@ -123,8 +122,12 @@ def open_runner(family: Family, bundle: Bundle | None, calibration: CalibrationT
             session.alpha = coefficients
             return [session.infer(x) for x in inputs]
 
+        # What the engine is compared with has the calibration that the engine has.
+        network = import_optional("engines.calibrated_network").read_network(bundle)
+        members = network.complete_members(_select_weights(family, bundle.weight_names))
+        table = network.make_table(members)
         yield BlendRunner(
-            bundle.architecture, bundle.signature, family, bundle.read_graph(), bundle.weight_names, calibration, run
+            bundle.architecture, bundle.signature, family, network.graph, network.weight_names, members, table, run
         )
 
 
@@ -138,11 +141,15 @@ def _export_runner(family: Family) -> Iterator[BlendRunner]:
     network = architecture.build(tensors)
     signature = architecture.resolve_signature(network)
     exported, _ = import_optional("exporters.cache").export_graph_cached(architecture.name, network, signature)
-    members = [{name: member.checkpoint.tensors[name] for name in exported.names} for member in family.members]
+    members = _select_weights(family, exported.names)
     with closing(rebuild.RebuildEngine(exported.graph, members, slots=1)) as engine:
 
         def run(coefficients: NDArray[np.float64], inputs: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
             engine.refit(0, coefficients)
             return [engine.infer(0, x) for x in inputs]
 
-        yield BlendRunner(architecture.name, signature, family, exported.graph, exported.names, None, run)
+        yield BlendRunner(architecture.name, signature, family, exported.graph, exported.names, members, None, run)
+
+
+def _select_weights(family: Family, names: Sequence[str]) -> list[dict[str, NDArray[Any]]]:
+    return [{name: member.checkpoint.tensors[name] for name in names} for member in family.members]

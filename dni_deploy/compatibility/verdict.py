@@ -28,10 +28,11 @@ MIN_NOISY_DISTANCE = 0.1
 """Network distance from which noise between the members counts: about a tenth of the weights' own size."""
 
 CALIBRATE_ADVICE = (
-    "Re-estimate the statistics of BatchNorm on images (calibration): export, then dni-deploy build BUNDLE --calibrate IMAGES."
+    "Calibrate the blends on images, which estimates the statistics of BatchNorm: export, then "
+    "dni-deploy build BUNDLE --calibrate IMAGES."
 )
 CALIBRATE_AGAIN_ADVICE = (
-    "The re-estimated statistics do not fit these images: estimate them on images like these, or at more alphas: "
+    "The calibration does not fit these images: calibrate on images like these, or at more alphas: "
     "dni-deploy build BUNDLE --calibrate IMAGES --calibration-points 32 --force."
 )
 
@@ -48,7 +49,7 @@ class PairEvidence:
         midpoints: By test image; empty where nothing ran.
         barriers: By test image; empty without references.
         norm_mismatches: Each BatchNorm halfway.
-        is_calibrated: Whether the network has statistics that were re-estimated for its blends.
+        is_calibrated: Whether the bundle is calibrated.
     """
 
     layers: Sequence[LayerCorrelation] = ()
@@ -241,7 +242,7 @@ def _judge_norms(mismatches: Sequence[BatchNormMismatch], is_calibrated: bool, f
     if not drifted or findings.are_unrelated:
         return
     row = max(drifted, key=lambda row: abs(np.log(max(row.variance, 1e-12))))
-    which = "re-estimated statistics" if is_calibrated else "statistics"
+    which = "calibrated statistics" if is_calibrated else "statistics"
     findings.add(
         0,
         "drift",

@@ -71,7 +71,7 @@ def _make_ort_baseline(name: str, title: str, opener: str, *, changes_alpha: boo
         return engine
 
     def unavailable_reason(bundle: Bundle | None) -> str | None:
-        return why_onnxruntime_unavailable(bundle) or (_why_statistics_unsupported(bundle) if changes_alpha else None)
+        return why_onnxruntime_unavailable(bundle) or (_why_calibration_unsupported(bundle) if changes_alpha else None)
 
     return BackendMode(name, title, open_engine, unavailable_reason, changes_alpha)
 
@@ -84,7 +84,7 @@ def _make_tensorrt_baseline(name: str, title: str, engine: str, *, changes_alpha
         return opened
 
     def unavailable_reason(bundle: Bundle | None) -> str | None:
-        return why_tensorrt_missing() or (_why_statistics_unsupported(bundle) if changes_alpha else None)
+        return why_tensorrt_missing() or (_why_calibration_unsupported(bundle) if changes_alpha else None)
 
     def build_plan(bundle: Bundle, progress: OptionalProgress) -> None:
         import_backend_function(engine, f"{TENSORRT_BASELINES}:build_missing_baseline")(engine, bundle, progress)
@@ -92,10 +92,10 @@ def _make_tensorrt_baseline(name: str, title: str, engine: str, *, changes_alpha
     return BackendMode(name, title, open_engine, unavailable_reason, changes_alpha, True, build_plan)
 
 
-def _why_statistics_unsupported(bundle: Bundle | None) -> str | None:
+def _why_calibration_unsupported(bundle: Bundle | None) -> str | None:
     if bundle is None or bundle.manifest.calibration is None:
         return None
-    return "the bundle has re-estimated BatchNorm statistics, which the baselines do not blend"
+    return "the bundle is calibrated, and the baselines blend without a calibration"
 
 
 def _make_torch_baseline(name: str, title: str, engine_class: str) -> BackendMode:
@@ -108,7 +108,7 @@ def _make_torch_baseline(name: str, title: str, engine_class: str) -> BackendMod
     def unavailable_reason(bundle: Bundle | None) -> str | None:
         if importlib.util.find_spec("torch") is None:
             return "torch not installed: pip install 'dni-deploy[export]'"
-        return _why_statistics_unsupported(bundle)
+        return _why_calibration_unsupported(bundle)
 
     return BackendMode(name, title, open_engine, unavailable_reason, module=TORCH_BASELINES)
 

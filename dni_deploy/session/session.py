@@ -424,7 +424,7 @@ def open_session(
     groups = _read_weight_groups(opened) if rules else None  # before the engine, which may take long to open
     bound_rules = AlphaRules.parse(rules, groups, members, extrapolate=extrapolate) if groups else None
     if opened.manifest.calibration is not None:
-        log.info("the re-estimated BatchNorm statistics of %s are in use", opened.path)
+        log.info("the calibration of %s is in use", opened.path)
     engine, choice = open_engine(opened, options.engine, options.engine_options)
     try:
         session = Session(

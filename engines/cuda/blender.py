@@ -170,7 +170,7 @@ class DeviceBlender:
             The coefficients for `enqueue_blend`: (N,) where all rows are equal.
 
         Raises:
-            CoefficientsError: Re-estimated statistics do not reach there: rows that differ, coefficients outside 0 to 1.
+            CoefficientsError: The calibration does not reach there: rows that differ, coefficients outside 0 to 1.
             EngineError: Another shape, all 0, or a blended variance that is not positive.
         """
         members, calibration = self._members, self._members.calibration

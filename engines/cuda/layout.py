@@ -30,7 +30,7 @@ class Region:
 
     Attributes:
         kind: "linear" (blended), "fold" (blended, then times a BatchNorm's scale), "shift" (computed by a BatchNorm's fold) or
-            "knots" (re-estimated statistics that the graph reads as they are, blended over the calibration points).
+            "knots" (tensors of the calibration that the graph reads as they are, blended over the calibration points).
         dtype: Of the weights, float32 or float16.
         offset: First byte in the weight buffer.
         count: Numbers, padding included.
@@ -76,7 +76,7 @@ class DeviceLayout:
 
         Args:
             lowered: The graph.
-            calibrated_names: The family's tensors that are re-estimated statistics.
+            calibrated_names: The tensors that the calibration table gives.
 
         Raises:
             EngineError: A fold does not fit its weights.

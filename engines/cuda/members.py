@@ -28,7 +28,7 @@ class DeviceMembers:
     Attributes:
         layout: The layout of the weight buffers.
         count: Number of members.
-        calibration: Re-estimated BatchNorm statistics; None without.
+        calibration: The calibration table; None without.
         regions: Per blended region its dtype and the device address of each member's (or calibration point's) array.
         channel_tables: Device address of each "fold" region's channel table.
         row_indices: Device address of each region's row index.
@@ -53,11 +53,11 @@ class DeviceMembers:
 
         Args:
             device: The device.
-            layout: The layout, made with the names of re-estimated statistics where there are some.
+            layout: The layout, made with the names of the calibration's tensors where there are some.
             recipes: How each weight is made of the family's tensors.
             members: Per member the blended tensors by name, all in the same order, which is that of per-tensor coefficients;
                 they are copied and not kept.
-            calibration: Re-estimated BatchNorm statistics: what is made of them is uploaded once for each calibration point,
+            calibration: The calibration table: what is made of it is uploaded once for each calibration point,
                 not for each member.
 
         Raises:

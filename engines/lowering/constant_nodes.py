@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from engines.lowering.graph_rewriter import GraphRewriter
@@ -22,6 +25,13 @@ def rewrite(rewriter: GraphRewriter) -> None:
         return []
 
     rewriter.replace_nodes(make_nodes)
+
+
+def read_constant_nodes(graph: onnx.ModelProto) -> dict[str, NDArray[Any]]:
+    """Reads the value of every Constant node and every integer initializer, by name."""
+    tensors = [_make_tensor(node) for node in graph.graph.node if node.op_type == "Constant"]
+    integers = [tensor for tensor in graph.graph.initializer if tensor.data_type == TensorProto.INT64]
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in (*tensors, *integers) if tensor is not None}
 
 
 def _make_tensor(node: onnx.NodeProto) -> TensorProto | None:

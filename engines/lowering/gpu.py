@@ -138,12 +138,12 @@ def find_float16_overflows(
 
     For coefficients from 0 to 1 a linear weight lies between its members'. What a fold multiplies it by is bounded per channel:
     the largest gamma over the root of the smallest variance. A bound may name a weight that would just have fitted.
-    Re-estimated statistics lie between those of the calibration points.
+    What a calibration gives lies between its calibration points.
 
     Args:
         lowered: The lowered graph.
         members: Each member's weights by name.
-        calibration: Re-estimated statistics, or None.
+        calibration: The calibration table, or None.
 
     Returns:
         Their names; empty where all fit.

@@ -126,6 +126,7 @@ class BatchNormFold:
         variance: Name of the family's tensor (C,).
         epsilon: What is added to the variance.
         convolution_bias: Name of the convolution's own bias (C,), or None.
+        factor: Constant by which the layer's output was multiplied; it is in the recipe of `weight`, too.
     """
 
     weight: str
@@ -137,6 +138,7 @@ class BatchNormFold:
     variance: str
     epsilon: float
     convolution_bias: str | None
+    factor: float = 1.0
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -145,15 +147,20 @@ class BatchNormFold:
         return tuple(name for name in names if name is not None)
 
     def stack_statistics(self, tensors: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
-        """Stacks what the fold needs of one member: float64 (5, C), variance + eps, gamma, beta, mean, bias; linear in them."""
+        """Stacks what the fold needs of one member: float64 (5, C), variance + eps, gamma, beta, mean, bias; linear in them.
+
+        The last three are of the layer's output, so that they are multiplied by `factor`.
+        """
         variance = tensors[self.variance].astype(np.float64) + self.epsilon
         others = [(self.gamma, 1.0), (self.beta, 0.0), (self.mean, 0.0), (self.convolution_bias, 0.0)]
         rows = [np.full(variance.shape, default) if name is None else tensors[name] for name, default in others]
-        return np.stack([variance, *rows]).astype(np.float64)
+        stacked = np.stack([variance, *rows]).astype(np.float64)
+        stacked[2:] *= self.factor
+        return stacked
 
     def to_json(self) -> dict[str, Any]:
         """Describes the fold for the identity of a plan, under fixed keys as in `LinearRecipe.to_json`."""
-        return {
+        description = {
             "weight": self.weight,
             "axis": self.axis,
             "bias": self.bias,
@@ -164,6 +171,7 @@ class BatchNormFold:
             "epsilon": self.epsilon,
             "convolution_bias": self.convolution_bias,
         }
+        return description | ({"factor": self.factor} if self.factor != 1.0 else {})
 
 
 def select_statistics_tensors(
@@ -174,10 +182,10 @@ def select_statistics_tensors(
     Args:
         recipes: How the weights are made.
         members: Each member's weights by name.
-        calibration: Re-estimated statistics, or None.
+        calibration: The calibration table, or None.
 
     Returns:
-        The members, or the tensors at each calibration point of the re-estimated statistics.
+        The members, or the tensors at each calibration point.
     """
     if calibration is None:
         return members

@@ -2,10 +2,9 @@
 
 Members lie as rows of one (N, P) matrix, in the layout of the optimized graph, so that a change of alpha is one matrix-vector
 product; with coefficients of their own for each of the bundle's weights, a batch of them (per_tensor_blend.py). Folded
-BatchNorms
-follow: scale and shift from the blended statistics, then each scaled row of the buffer is multiplied in place. Re-estimated
-statistics (blending/calibration_table.py) are blended by the weights of their calibration points instead of the members'
-coefficients.
+BatchNorms follow: scale and shift from the blended statistics, then each scaled row of the buffer is multiplied in place. The
+statistics of a calibration (blending/calibration_table.py) are blended by the weights of its calibration points instead of the
+members' coefficients.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ class Blender:
             layout: The layout of the lowered graph that `recipes` belong to.
             recipes: How each lowered weight is made.
             members: Each member's weights by name, in the bundle's order.
-            calibration: Re-estimated BatchNorm statistics, or None.
+            calibration: The calibration table, or None.
         """
         self.member_rows = allocate_aligned((len(members), layout.size))
         for row, tensors in zip(self.member_rows, members, strict=True):
@@ -93,7 +92,7 @@ class Blender:
 
         Raises:
             EngineError: A blended variance is not positive, which only extrapolation can bring about.
-            CoefficientsError: The statistics are re-estimated, and rows differ or coefficients lie outside of 0 to 1.
+            CoefficientsError: The network is calibrated, and rows differ or coefficients lie outside of 0 to 1.
 
         Source: Eq. 2 of the DNI paper.
         """
@@ -121,7 +120,7 @@ class Blender:
         out[self._bias_positions] = shift[self._bias_columns]
 
     def _blend_statistics(self, coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Blends by (N,), (W, N), or (K,) of re-estimated statistics: float64 (5, C) for `compute_scale_and_shift`."""
+        """Blends by (N,), (W, N), or (K,) of a calibration: float64 (5, C) for `compute_scale_and_shift`."""
         assert self._statistics is not None
         if coefficients.ndim == 1:
             used = np.flatnonzero(coefficients)

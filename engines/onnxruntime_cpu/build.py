@@ -5,7 +5,7 @@ from __future__ import annotations
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import UsageError, escape_name
 from dni_deploy.utils.progress import OptionalProgress, report_progress
-from engines.calibration_file import read_calibration
+from engines.calibrated_network import CalibratedNetwork, read_network
 from engines.interface import BuildOptions, BuildResult
 from engines.lowering.recipes import Recipes
 from engines.onnxruntime_cpu.engine import InPlaceEngine
@@ -32,7 +32,8 @@ def build_plan(bundle: Bundle, options: BuildOptions, progress: OptionalProgress
         EngineError: ONNX Runtime cannot run the network.
     """
     report_progress(progress, 0, 1, "optimizing the graph")
-    lowered, recipes = lower_for_cpu(bundle.read_graph(), bundle.weight_names)
+    network = read_network(bundle)
+    lowered, recipes = lower_for_cpu(network.graph, network.weight_names)
     identity = LayoutIdentity.of(lowered, recipes)
     path = plan_path(bundle, identity)
     kept_layout = read_plan(bundle, identity) if options.keep and not options.force else None
@@ -40,7 +41,7 @@ def build_plan(bundle: Bundle, options: BuildOptions, progress: OptionalProgress
         raise UsageError(f"{escape_name(path)} exists; give --force to build it again. Nothing was written.")
     try:
         layout = kept_layout or find_layout(lowered, recipes)
-        error = _verify_layout(bundle, layout, recipes, options.threads, progress, each_weight=kept_layout is None)
+        error = _verify_layout(network, layout, recipes, options.threads, progress, each_weight=kept_layout is None)
     except InPlaceUnsupportedError as reason:
         update_path = f"a new session for every alpha ({str(reason).rstrip('.')}); there is nothing to build ahead"
         return BuildResult(None, update_path, 0, None)
@@ -50,17 +51,17 @@ def build_plan(bundle: Bundle, options: BuildOptions, progress: OptionalProgress
 
 
 def _verify_layout(
-    bundle: Bundle, layout: Layout, recipes: Recipes, threads: int, progress: OptionalProgress, *, each_weight: bool
+    network: CalibratedNetwork, layout: Layout, recipes: Recipes, threads: int, progress: OptionalProgress, *, each_weight: bool
 ) -> float:
     """Opens an engine with the layout, verifies it, and closes it; returns the blend's relative error."""
-    members = bundle.read_all_weights()
-    table = read_calibration(bundle, members)
+    members = network.read_members()
+    table = network.make_table(members)
     engine = InPlaceEngine(layout, recipes, members, threads=threads, slots=1, calibration=table)
     report_progress(progress, 0, 1, "comparing a blend with a rebuilt session")
-    error = verify_engine(engine, bundle.read_graph(), members, bundle.signature, table)
+    error = verify_engine(engine, network.graph, members, network.bundle.signature, table)
     try:
         if each_weight:
-            for done, total in verify_each_weight(engine, bundle.signature):
+            for done, total in verify_each_weight(engine, network.bundle.signature):
                 report_progress(progress, done, total, "changing each weight in place")
     finally:
         engine.close()

@@ -57,7 +57,7 @@ class InPlaceEngine(HostFrameEngine):
             members: Each member's weights by name, in the bundle's order.
             threads: Number of intra-op threads; 0 for one per physical core.
             slots: Number of slots.
-            calibration: The bundle's re-estimated BatchNorm statistics, if it has any.
+            calibration: The bundle's calibration, if it has one.
 
         Raises:
             EngineError: ONNX Runtime cannot open the graph.

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 
-import onnx
-
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError
-from engines.calibration_file import read_calibration
+from engines.calibrated_network import CalibratedNetwork, read_network
 from engines.interface import Engine, EngineOptions
 from engines.onnxruntime_cpu.engine import InPlaceEngine
 from engines.onnxruntime_cpu.layout import find_layout
@@ -36,28 +34,28 @@ def open_in_place(bundle: Bundle, options: EngineOptions) -> Engine:
     Raises:
         BundleError: The plan is damaged.
     """
-    graph = bundle.read_graph()
+    network = read_network(bundle)
     try:
-        lowered, recipes = lower_for_cpu(graph, bundle.weight_names)
+        lowered, recipes = lower_for_cpu(network.graph, network.weight_names)
         layout = read_plan(bundle, LayoutIdentity.of(lowered, recipes)) or find_layout(lowered, recipes)
     except EngineError as error:
-        return _open_rebuilding(bundle, graph, options, error)
-    members = bundle.read_all_weights()  # not before: finding the layout takes as much memory as two members
-    table = read_calibration(bundle, members)
+        return _open_rebuilding(network, options, error)
+    members = network.read_members()  # not before: finding the layout takes as much memory as two members
+    table = network.make_table(members)
     slots = options.slots or DEFAULT_SLOTS
     try:
         engine = InPlaceEngine(layout, recipes, members, threads=options.threads, slots=slots, calibration=table)
         del layout  # its map is as large as a member, and only a plan needs it later
-        verify_engine(engine, graph, members, bundle.signature, table)
+        verify_engine(engine, network.graph, members, bundle.signature, table)
     except EngineError as error:
-        return _open_rebuilding(bundle, graph, options, error)
+        return _open_rebuilding(network, options, error)
     return engine
 
 
-def _open_rebuilding(bundle: Bundle, graph: onnx.ModelProto, options: EngineOptions, error: EngineError) -> RebuildEngine:
+def _open_rebuilding(network: CalibratedNetwork, options: EngineOptions, error: EngineError) -> RebuildEngine:
     reason = str(error).rstrip(".")
     log.info("weights are not updated in place: %s", reason)
-    members = bundle.read_all_weights()
+    members = network.read_members()
     slots = options.slots or DEFAULT_SLOTS
-    table = read_calibration(bundle, members)
-    return RebuildEngine(graph, members, threads=options.threads, slots=slots, reason=reason, calibration=table)
+    table = network.make_table(members)
+    return RebuildEngine(network.graph, members, threads=options.threads, slots=slots, reason=reason, calibration=table)

@@ -50,7 +50,7 @@ class RebuildEngine(HostFrameEngine):
             threads: Number of intra-op threads; 0 for one per physical core.
             slots: Number of slots.
             reason: Why this engine is used, for `update_path`.
-            calibration: The bundle's re-estimated BatchNorm statistics, if it has any.
+            calibration: The bundle's calibration, if it has one.
         """
         super().__init__()
         self.slots = slots

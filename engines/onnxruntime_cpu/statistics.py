@@ -13,7 +13,6 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -39,11 +38,6 @@ class BatchNormLayer(NamedTuple):
 
 BatchNormEstimate = dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
 """Mean and variance, float64 (C,) each, by the name of the running mean."""
-
-
-def get_runtime_version() -> str:
-    """Returns the version of ONNX Runtime."""
-    return str(ort.__version__)
 
 
 class BatchNormEstimator:

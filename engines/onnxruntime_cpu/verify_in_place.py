@@ -48,7 +48,7 @@ def verify_engine(
         graph: The bundle's own graph.
         members: Each member's weights by name.
         signature: The network's signature.
-        table: The bundle's re-estimated BatchNorm statistics, if it has any.
+        table: The bundle's calibration, if it has one.
 
     Returns:
         The blend's relative error.

@@ -70,7 +70,7 @@ class BoundEngine:
             options: How to open it; its precision is the lowered graph's.
             provider: Execution provider of ONNX Runtime.
             device_type: ONNX Runtime's name of the provider's memory.
-            calibration: Re-estimated BatchNorm statistics, or None.
+            calibration: The calibration table, or None.
 
         Raises:
             EngineError: The network cannot be opened.

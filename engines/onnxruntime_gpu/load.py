@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError, escape_name
-from engines.calibration_file import read_calibration
+from engines.calibrated_network import read_network
 from engines.interface import DeviceEngine, EngineOptions
 from engines.lowering.gpu import find_float16_overflows, lower_for_gpu
 from engines.onnxruntime_gpu.engine import BoundEngine
@@ -28,9 +28,10 @@ def open_bound(bundle: Bundle, options: EngineOptions) -> DeviceEngine:
         LimitError: There is no room on the GPU.
     """
     precision = options.precision or "fp32"
-    lowered = lower_for_gpu(bundle.read_graph(), bundle.weight_names, precision)
-    members = bundle.read_all_weights()
-    table = read_calibration(bundle, members)
+    network = read_network(bundle)
+    lowered = lower_for_gpu(network.graph, network.weight_names, precision)
+    members = network.read_members()
+    table = network.make_table(members)
     overflows = find_float16_overflows(lowered, members, table)
     if overflows:
         raise EngineError(
@@ -41,7 +42,7 @@ def open_bound(bundle: Bundle, options: EngineOptions) -> DeviceEngine:
     replay = engine.replay
     try:
         engine.replay = False  # a graph would be captured for the shape of the verification input
-        verify_mixed(engine, Reference(bundle, members, Profile.from_shapes(bundle.signature)), precision)
+        verify_mixed(engine, Reference(network, members, Profile.from_shapes(bundle.signature)), precision)
         engine.replay = replay
         engine.invalidate_weights()
     except BaseException:

@@ -12,6 +12,7 @@ from typing import Any
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import UsageError, escape_name
 from dni_deploy.utils.progress import OptionalProgress, report_progress
+from engines.calibrated_network import read_network
 from engines.cuda.device import Device
 from engines.default_profile import make_profile
 from engines.interface import BuildOptions, BuildResult, EngineOptions
@@ -86,7 +87,7 @@ def build_plan(
     report_progress(progress, 0, 1, "comparing with ONNX Runtime")
     engine = engine_class(network, plan, EngineOptions(slots=1, device=options.device), library)
     try:
-        reference = Reference(bundle, network.members, profile)
+        reference = Reference(read_network(bundle), network.members, profile)
         if engine.blends:
             error = verify_members(engine, reference, precision)
         else:

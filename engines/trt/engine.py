@@ -74,7 +74,7 @@ class TensorRTBufferSet(ABC):
             The coefficients as `apply_coefficients` takes them.
 
         Raises:
-            CoefficientsError: Re-estimated statistics do not reach there.
+            CoefficientsError: The calibration does not reach there.
             UsageError: The engine has one alpha for all weights.
             EngineError: Another shape, all 0, or a variance that is not positive.
         """

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError, UnavailableError
 from dni_deploy.utils.compare_arrays import relative_error
+from engines.calibrated_network import read_network
 from engines.interface import EngineOptions
 from engines.trt.engine import REFIT_ENGINES, ConstantEngine, RefitEngine, RtxRefitEngine, TensorRTEngine
 from engines.trt.library import load_library
@@ -50,7 +51,7 @@ def open_engine(
         raise EngineError(f"The plan {match.path.name} was built from another lowering of this graph; build it again.")
     engine = engine_class(network, plan, options, library)
     try:
-        reference = Reference(bundle, network.members, plan.header.profile)
+        reference = Reference(read_network(bundle), network.members, plan.header.profile)
         sample = plan.header.sample.values_for(bundle) if plan.header.sample else None
         verify_at(engine, engine.verification_coefficients, reference, plan.header.precision, sample)
         if options.cuda_graph:
@@ -91,7 +92,7 @@ def serialize_refitted(
         engine.refit(0, coefficients)
         data = engine.serialize(0)
         plan = Plan(engine.header, data)
-        x = Reference(bundle, engine.network.members, engine.header.profile).verification_input
+        x = Reference(read_network(bundle), engine.network.members, engine.header.profile).verification_input
         expected = engine.infer(0, x)
     finally:
         engine.close()

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from dni_deploy.blending.calibration_table import CalibrationTable
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError, escape_name
-from engines.calibration_file import read_calibration
+from engines.calibrated_network import read_network
 from engines.lowering.gpu import LoweredGraph, find_float16_overflows, lower_for_gpu
 
 Tensors = Mapping[str, NDArray[Any]]
@@ -27,7 +27,7 @@ class Network:
     Attributes:
         lowered: The bundle's graph for a GPU, with how its weights are made.
         members: Per member the family's tensors by name.
-        calibration: The bundle's re-estimated BatchNorm statistics; None without.
+        calibration: The bundle's calibration table; None without.
         kind: Name of the kind of plan, a part of the plan's identity and of its file name.
         has_refittable_weights: Whether the builder is asked for weights that take new values later.
         holds_members: Whether the plan holds the members' numbers, so that it serves these members alone.
@@ -54,7 +54,8 @@ class Network:
         Raises:
             EngineError: The graph cannot be lowered.
         """
-        return lower_for_gpu(bundle.read_graph(), bundle.weight_names, graph_precision, fold=cls.folds_batch_norm)
+        network = read_network(bundle)
+        return lower_for_gpu(network.graph, network.weight_names, graph_precision, fold=cls.folds_batch_norm)
 
     @classmethod
     def from_lowered(cls, bundle: Bundle, lowered: LoweredGraph) -> Network:
@@ -63,8 +64,9 @@ class Network:
         Raises:
             EngineError: Float16 cannot hold a weight at every alpha.
         """
-        members = [bundle.read_weights(member) for member in bundle.members]
-        calibration = read_calibration(bundle, members)
+        network = read_network(bundle)
+        members = network.read_members()
+        calibration = network.make_table(members)
         if any(weight.dtype == np.float16 for weight in lowered.weights):
             overflows = find_float16_overflows(lowered, members, calibration)
             if overflows:

@@ -53,7 +53,7 @@ class OutputSample:
     """Some numbers of the output that ONNX Runtime expects of this plan with these members.
 
     Attributes:
-        members: Digests of the members' files, and that of the re-estimated BatchNorm statistics where the bundle has some.
+        members: Digests of the members' files, and that of the calibration where the bundle has one.
         values: The numbers, float32 in base64.
     """
 

@@ -17,7 +17,7 @@ from dni_deploy.bundle.writer import write_bundle
 from dni_deploy.checkpoints.checkpoint import Checkpoint
 from dni_deploy.checkpoints.family import Family
 from dni_deploy.signature import Signature
-from engines.calibration_file import read_calibration
+from engines.calibrated_network import read_network
 from engines.interface import Engine, EngineOptions
 from engines.onnxruntime_cpu.engine import InPlaceEngine
 from engines.onnxruntime_cpu.layout import find_layout
@@ -76,9 +76,10 @@ def open_cpu_engine(bundle: Bundle, name: str, *, threads: int = 1, slots: int =
     """The engine "onnxruntime", or "onnxruntime-rebuild", to which it falls back where a graph forbids weights in place."""
     if name == "onnxruntime":
         return load_engine(bundle, name, EngineOptions(threads=threads, slots=slots))
-    members = [bundle.read_weights(member) for member in bundle.members]
-    calibration = read_calibration(bundle, members)
-    return RebuildEngine(bundle.read_graph(), members, threads=threads, slots=slots, calibration=calibration)
+    network = read_network(bundle)
+    members = network.read_members()
+    calibration = network.make_table(members)
+    return RebuildEngine(network.graph, members, threads=threads, slots=slots, calibration=calibration)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """Baselines in ONNX Runtime on the CPU: constant weights, weights as inputs, alpha as an input, and a new session per alpha.
 
-They implement Engine for one alpha over all weights, and nothing else: no alpha by groups of weights, no re-estimated
-statistics.
+They implement Engine for one alpha over all weights, and nothing else: no alpha by groups of weights, no
+calibration.
 """
 
 from __future__ import annotations

@@ -22,7 +22,6 @@ def rewrite(rewriter: GraphRewriter) -> None:
     """Rewrites each Mul by a finite float32 scalar where a convolution or the blocked layout can take it."""
     nodes: list[onnx.NodeProto] = []
     consumers, producers = rewriter.count_consumers(), rewriter.find_producers()
-    scaled_by_fold = {fold.weight for fold in rewriter.recipes.folds}
     for node in rewriter.nodes:
         factor, x = _find_factor(rewriter, node)
         if factor is None:
@@ -34,14 +33,9 @@ def rewrite(rewriter: GraphRewriter) -> None:
             and before.op_type in ("Conv", "ConvTranspose")
             and before in nodes
             and consumers[x] == 1
-            and all(
-                name in rewriter.recipes.linear and consumers[name] == 1 and name not in scaled_by_fold
-                for name in before.input[1:]
-            )
+            and all(name in rewriter.recipes.linear and consumers[name] == 1 for name in before.input[1:])
         ):
-            for name in before.input[1:]:
-                recipe = rewriter.recipes.linear[name]
-                rewriter.recipes.linear[name] = replace(recipe, factor=recipe.factor * factor, offset=recipe.offset * factor)
+            _scale_weights(rewriter, before, factor)
             scaled = helper.make_node(before.op_type, list(before.input), list(node.output), name=before.name)
             scaled.attribute.extend(before.attribute)
             nodes[nodes.index(before)] = scaled
@@ -52,6 +46,16 @@ def rewrite(rewriter: GraphRewriter) -> None:
         else:
             nodes.append(node)
     rewriter.nodes = nodes
+
+
+def _scale_weights(rewriter: GraphRewriter, convolution: onnx.NodeProto, factor: float) -> None:
+    recipes = rewriter.recipes
+    for name in convolution.input[1:]:
+        recipe = recipes.linear[name]
+        recipes.linear[name] = replace(recipe, factor=recipe.factor * factor, offset=recipe.offset * factor)
+    recipes.folds = [
+        replace(fold, factor=fold.factor * factor) if fold.weight == convolution.input[1] else fold for fold in recipes.folds
+    ]
 
 
 def _find_factor(rewriter: GraphRewriter, node: onnx.NodeProto) -> tuple[float | None, str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dni_deploy.api.build import build
+from dni_deploy.api.build import CalibrationOptions, build
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import UsageError
 from tests.engines.conftest import write
@@ -48,9 +48,9 @@ def test_a_plan_is_rebuilt_only_with_force(bundle: Bundle) -> None:
         ({"engine": "abacus"}, "no engine 'abacus'"),
         ({"engine": "onnxruntime", "precision": "fp16"}, "has no use for precision"),
         ({"engine": "onnxruntime", "opt_shape": "1x3x8x8", "strip": True}, "has no use for profile and strip"),
-        ({"calibration_points": 3}, "name the images"),
-        ({"calibrate_on": "in.png", "no_calibration": True}, "re-estimated or removed, not both"),
-        ({"no_calibration": True}, "no re-estimated statistics to remove"),
+        ({"calibration": CalibrationOptions(points=3)}, "not on which images"),
+        ({"calibration": CalibrationOptions("in.png"), "no_calibration": True}, "made or removed, not both"),
+        ({"no_calibration": True}, "no calibration to remove"),
     ],
 )
 def test_contradicting_options_are_refused_before_anything_is_written(

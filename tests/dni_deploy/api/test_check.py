@@ -30,7 +30,6 @@ from dni_deploy.errors import (
 )
 from dni_deploy.imaging.crops import read_crops
 from dni_deploy.signature import Signature
-from engines.calibration_file import read_calibration
 from exporters.architectures.rrdbnet import RRDBNet
 
 pytest.importorskip("torch")
@@ -325,12 +324,12 @@ def test_a_calibrated_bundle_is_measured_as_it_runs(
     assert "drift" in plain.pairs[0].causes
     assert any("--calibrate" in sentence for sentence in plain.advice)
     assert plain.calibration is None
-    assert not any("re-estimated" in sentence for sentence in (*plain.notes, *plain.reasons))
-    calibrate(bundle.path, noisy_images, calibration_points=3)
+    assert not any("calibrated" in sentence for sentence in (*plain.notes, *plain.reasons))
+    calibrate(bundle.path, noisy_images, method="channels", calibration_points=3)
     again = check(bundle.path, image=noisy_images)
     assert "drift" not in again.pairs[0].causes
     assert not any("calibrat" in sentence for sentence in again.advice)
-    assert any("re-estimated for its blends, at 3 alphas" in note for note in again.notes)
+    assert any("blends are calibrated, at 3 alphas" in note for note in again.notes)
     assert again.calibration is not None
     assert again.calibration["calibration_points"] == 3
     # The statistics come from 48 crops of 64 pixels of these images, and 0.5 is a calibration point. What remains:
@@ -338,7 +337,7 @@ def test_a_calibrated_bundle_is_measured_as_it_runs(
     assert all(row.variance == pytest.approx(1, abs=0.1) and row.mean < 0.1 for row in again.norms)
     assert min(row.variance for row in plain.norms) < 0.5
     assert main(["check", str(bundle.path), "--image", str(noisy_images)]) == 0
-    assert "re-estimated for its blends" in capsys.readouterr().out
+    assert "blends are calibrated" in capsys.readouterr().out
     assert main(["check", str(bundle.path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["calibration"]["calibration_points"] == 3
 
@@ -347,9 +346,9 @@ def test_check_measures_the_tensors_that_refit_writes(tmp_path: Path, noisy_imag
     pytest.importorskip("onnxruntime")
     states = make_drifting_pair(noisy_images)
     bundle = export(states, tmp_path / "x.dni")
-    calibrate(bundle.path, noisy_images, calibration_points=4)
+    calibrate(bundle.path, noisy_images, method="channels", calibration_points=4)
     stored_bundle = Bundle.open(bundle.path)
-    with open_runner(Family.from_checkpoints(states), stored_bundle, read_calibration(stored_bundle)) as runner:
+    with open_runner(Family.from_checkpoints(states), stored_bundle) as runner:
         used = runner.blend_tensors({"a": 0.5, "b": 0.5})
     refit(bundle.path, 0.5, tmp_path / "half.safetensors")
     written = load_file(tmp_path / "half.safetensors")

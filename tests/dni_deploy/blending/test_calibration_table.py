@@ -14,10 +14,10 @@ from dni_deploy.blending.calibration_table import (
     MAX_CALIBRATION_POINTS,
     CalibrationTable,
     blend_tensors,
-    correct_estimates,
     default_steps,
     enumerate_calibration_points,
 )
+from dni_deploy.calibration.batch_norm import correct_estimates
 from dni_deploy.errors import CoefficientsError, LimitError
 
 NAMES = ("bn.running_mean", "bn.running_var")

@@ -65,10 +65,10 @@ def test_every_cause_is_named() -> None:
     assert (low_barrier.verdict, low_barrier.causes) == ("blends with caveats", ("barrier",))
     drift = judge_pair("a - b", PairEvidence([layer(0.9)], 0.9, norm_mismatches=[BatchNormMismatch("a - b", "bn", 0.3, 0.0)]))
     assert (drift.verdict, drift.causes) == ("blends well", ("drift",))
-    assert any("calibration" in sentence for sentence in drift.advice)
+    assert any("--calibrate" in sentence for sentence in drift.advice)
     left = judge_pair(
         "a - b",
         PairEvidence([layer(0.9)], 0.9, norm_mismatches=[BatchNormMismatch("a - b", "bn", 0.3, 0.0)], is_calibrated=True),
     )
-    assert any("what its re-estimated statistics say" in sentence for sentence in left.reasons)
+    assert any("what its calibrated statistics say" in sentence for sentence in left.reasons)
     assert any("--force" in sentence for sentence in left.advice)

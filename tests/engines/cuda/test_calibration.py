@@ -1,4 +1,4 @@
-"""What a blend on the device reads of re-estimated statistics: the knots around alpha, folded or as they are."""
+"""What a blend on the device reads of a calibration: the points around alpha, folded or as they are."""
 
 from __future__ import annotations
 

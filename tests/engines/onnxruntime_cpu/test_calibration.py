@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dni_deploy.blending.blend import blend_float64
-from dni_deploy.blending.calibration_table import CalibrationTable, blend_tensors
+from dni_deploy.blending.calibration_table import CalibrationTable
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.bundle.writer import store_calibration
 from dni_deploy.errors import CoefficientsError, DniError
 from engines import ort_session
-from engines.calibration_file import list_statistics_names, read_calibration, serialize_calibration
+from engines.calibrated_network import CalibratedNetwork, list_statistics_names, read_network, serialize_calibration
 from engines.interface import BuildOptions, Engine
+from engines.lowering.calibration_nodes import SCALE_SUFFIX, find_convolutions, find_output_layer, parameter_names
 from engines.registry import build_engine
 from tests.engines.conftest import Case, open_cpu_engine, write
 from tests.support.handmade_graphs import HAND
@@ -23,28 +23,39 @@ from tests.support.handmade_graphs import HAND
 ENGINES = ("onnxruntime", "onnxruntime-rebuild")
 BATCH_NORM = ("dncnn_bn", "dncnn_bn_kair", "cyclegan_bn", "dcgan")
 HANDS = tuple(name for name in HAND if "bn" in name)
+WITHOUT_BATCH_NORM = ("rrdbnet", "compact", "prelu_per_channel")
+"""RRDBNet ends in a convolution, Compact in pixel shuffle and a residual, so that its output has a node."""
+
 TOLERANCE = 1e-5
 """Of the output's largest value: float32 sums in another order, 1e-7 to 2e-6 over these networks; cyclegan_bn's 4e-6."""
 
 MIXED = ([0.2, 0.3, 0.5], [0.65, 0.0, 0.35], [0.25, 0.5, 0.25])
 
 
-@pytest.fixture(params=[*BATCH_NORM, *HANDS])
+@pytest.fixture(params=[*BATCH_NORM, *HANDS, *WITHOUT_BATCH_NORM])
 def case(request: pytest.FixtureRequest, pico_case: Callable[[str], Case]) -> Case:
     return HAND[request.param]() if request.param in HAND else pico_case(request.param)
 
 
 def calibrated(bundle: Bundle, steps: int = 4, seed: int = 5) -> Bundle:
-    """With statistics that are far from the blend of the members', so that whoever does not use them is noticed."""
+    """With a calibration that is far from the blend alone, so that whoever does not use it is noticed.
+
+    Of a network with BatchNorm, its statistics; of any other, a scale and a shift of every layer and of the output.
+    """
     rng = np.random.default_rng(seed)
-    members = [bundle.read_weights(member) for member in bundle.members]
+    names = list_statistics_names(bundle)
+    layers = {} if names else find_convolutions(bundle.read_graph(), bundle.weight_names)
+    if not names:
+        output = find_output_layer(bundle.read_graph(), bundle.weight_names, bundle.signature.output_channels).layer
+        layers[output.value] = output
+    members = CalibratedNetwork(bundle, bundle.read_graph(), bundle.weight_names, tuple(layers.values())).read_members()
     shape = CalibrationTable.from_inner_statistics(members, steps, {}, {}).calibration_points
     inner = int((shape.max(axis=1) < 1).sum())
     known = {}
-    for name in list_statistics_names(bundle):
+    for name in (*names, *(name for value in layers for name in parameter_names(value)[:2])):
         size = members[0][name].size
-        is_variance = name.endswith("running_var")
-        known[name] = rng.uniform(0.3, 3.0, (inner, size)) if is_variance else rng.normal(0, 0.5, (inner, size))
+        is_positive = name.endswith(("running_var", SCALE_SUFFIX))
+        known[name] = rng.uniform(0.3, 3.0, (inner, size)) if is_positive else rng.normal(0, 0.5, (inner, size))
     return store_calibration(
         bundle, serialize_calibration(CalibrationTable.from_inner_statistics(members, steps, known, {"pictures": []}))
     )
@@ -56,17 +67,14 @@ def opened(bundle: Bundle, name: str) -> Engine:
 
 def test_every_engine_computes_with_the_statistics_of_the_knots(case: Case, tmp_path: Path) -> None:
     bundle = calibrated(write(case, tmp_path / "x.dni", 3))
-    members = [bundle.read_weights(member) for member in bundle.members]
-    known = read_calibration(bundle, members)
+    network = read_network(bundle)
+    members = network.read_members()
+    known = network.make_table(members)
     engines = [opened(bundle, name) for name in ENGINES]
     x = case.inputs()[0]
     for shares in map(np.array, MIXED):
-        expected = ort_session.run_session(
-            ort_session.open_cpu_session(ort_session.bind_initializers(case.graph, blend_tensors(members, shares, known)), 1), x
-        )
-        plain = ort_session.run_session(
-            ort_session.open_cpu_session(ort_session.bind_initializers(case.graph, blend_float64(members, shares)), 1), x
-        )
+        expected = ort_session.run_session(ort_session.open_blended_session(network.graph, members, shares, known, 1), x)
+        plain = ort_session.run_session(ort_session.open_blended_session(network.graph, members, shares, None, 1), x)
         size = np.abs(expected).max()
         assert np.abs(plain - expected).max() > 1e-3 * size  # there is something to get wrong
         for engine in engines:

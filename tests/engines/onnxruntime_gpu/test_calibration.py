@@ -1,4 +1,4 @@
-"""Re-estimated BatchNorm statistics in ONNX Runtime on the GPU, over a fake GPU's memory."""
+"""A calibrated network in ONNX Runtime on the GPU, over a fake GPU's memory."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dni_deploy.blending.calibration_table import blend_tensors
 from dni_deploy.errors import CoefficientsError, EngineError
 from dni_deploy.utils.compare_arrays import relative_error
 from engines import ort_session
-from engines.calibration_file import read_calibration
+from engines.calibrated_network import read_network
 from engines.interface import EngineOptions
 from engines.lowering.gpu import lower_for_gpu
 from tests.engines.conftest import Case, write
@@ -26,7 +25,9 @@ TOLERANCE = {"fp32": 1e-5, "fp16": 5e-3}
 
 @pytest.mark.parametrize("gpu", [{"tensorrt": None, "eager": True}], indirect=True)
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize("name", ["dncnn_bn", "cyclegan_bn", "conv_bn", "bn_first", "transposed_bn", "shared_bn", *RAW])
+@pytest.mark.parametrize(
+    "name", ["dncnn_bn", "cyclegan_bn", "conv_bn", "bn_first", "transposed_bn", "shared_bn", "rrdbnet", "compact", *RAW]
+)
 def test_frames_with_the_statistics_of_the_knots(
     name: str, precision: str, gpu: FakeGpu, tmp_path: Path, pico_case: Callable[[str], Case]
 ) -> None:
@@ -35,9 +36,10 @@ def test_frames_with_the_statistics_of_the_knots(
     hand = {**HAND, **RAW}
     case = hand[name]() if name in hand else pico_case(name)
     bundle = calibrated(write(case, tmp_path / "x.dni", 3))
-    members = [{key: bundle.read_weights(member)[key] for key in bundle.weight_names} for member in bundle.members]
-    known = read_calibration(bundle, members)
-    lowered = lower_for_gpu(bundle.read_graph(), bundle.weight_names, precision)
+    network = read_network(bundle)
+    members = network.read_members()
+    known = network.make_table(members)
+    lowered = lower_for_gpu(network.graph, network.weight_names, precision)
     engine = BoundEngine(
         lowered, members, EngineOptions(threads=1), provider="CPUExecutionProvider", device_type="cpu", calibration=known
     )
@@ -45,9 +47,7 @@ def test_frames_with_the_statistics_of_the_knots(
         x = case.inputs()[0]
         for shares in map(np.array, ([0.2, 0.3, 0.5], [0.65, 0.0, 0.35], [0.0, 1.0, 0.0])):
             engine.refit(0, shares)
-            expected = ort_session.run_session(
-                ort_session.open_cpu_session(bundle.read_graph_with_weights(blend_tensors(members, shares, known))), x
-            )
+            expected = ort_session.run_session(ort_session.open_blended_session(network.graph, members, shares, known), x)
             assert relative_error(engine.infer(0, x), expected) <= TOLERANCE[precision]
     finally:
         engine.close()
@@ -60,9 +60,10 @@ def test_groups_and_what_lies_beyond_are_refused(gpu: FakeGpu, tmp_path: Path) -
 
     case = HAND["conv_bn"]()
     bundle = calibrated(write(case, tmp_path / "x.dni", 3))
-    members = [{key: bundle.read_weights(member)[key] for key in bundle.weight_names} for member in bundle.members]
-    known = read_calibration(bundle, members)
-    lowered = lower_for_gpu(bundle.read_graph(), bundle.weight_names, "fp32")
+    network = read_network(bundle)
+    members = network.read_members()
+    known = network.make_table(members)
+    lowered = lower_for_gpu(network.graph, network.weight_names, "fp32")
     engine = BoundEngine(
         lowered, members, EngineOptions(threads=1), provider="CPUExecutionProvider", device_type="cpu", calibration=known
     )

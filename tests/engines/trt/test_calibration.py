@@ -1,7 +1,8 @@
-"""Re-estimated BatchNorm statistics through the TensorRT engines, on the fake for each version, against ONNX Runtime."""
+"""A calibrated network through the TensorRT engines, on the fake for each version, against ONNX Runtime."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dni_deploy.blending.calibration_table import blend_tensors
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.bundle.writer import store_calibration
 from dni_deploy.errors import DniError, EngineError
 from dni_deploy.utils.compare_arrays import relative_error
 from engines import ort_session
-from engines.calibration_file import read_calibration
+from engines.calibrated_network import read_network
 from tests.engines.conftest import write
 from tests.engines.onnxruntime_cpu.test_calibration import calibrated
 from tests.engines.trt.conftest import TOLERANCE, build, everywhere, opened, picture, serialize_refitted
@@ -26,9 +26,12 @@ MIXED = ([0.2, 0.3, 0.5], [0.65, 0.0, 0.35], [0.25, 0.5, 0.25])
 
 
 def truth(bundle: Bundle, shares: Any, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    members = [bundle.read_weights(member) for member in bundle.members]
-    weights = blend_tensors(members, np.array(shares, np.float64), read_calibration(bundle, members))
-    return ort_session.run_session(ort_session.open_cpu_session(bundle.read_graph_with_weights(weights)), x)
+    network = read_network(bundle)
+    members = network.read_members()
+    session = ort_session.open_blended_session(
+        network.graph, members, np.array(shares, np.float64), network.make_table(members)
+    )
+    return ort_session.run_session(session, x)
 
 
 @everywhere
@@ -90,7 +93,7 @@ def test_a_plan_of_before_is_kept_and_verified_with_them(bundle: Bundle, gpu: Fa
 def test_an_engine_that_ignored_them_would_not_open(bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     changed = calibrated(bundle)
     build(changed)
-    monkeypatch.setattr("engines.trt.network.read_calibration", lambda *_: None)
+    monkeypatch.setattr("engines.trt.network.read_network", lambda bundle: replace(read_network(bundle), inner_statistics=None))
     with pytest.raises(EngineError, match="gives another output"), opened(changed):
         pass
 

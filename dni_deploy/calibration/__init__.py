@@ -1,0 +1,1 @@
+"""What blends of a family lose beside their members, measured on pictures and corrected."""
