@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reports": {"imaging"},
     "tuning": {"imaging", "reports"},
     "session": {"engines", "blending", "alpha", "bundle", "imaging"},
-    "calibration": {"engines", "blending", "bundle"},
+    "calibration": {"engines", "blending", "bundle", "checkpoints"},
     "spatial": {"session", "video_io", "imaging", "alpha"},
     "compatibility": {"session", "engines", "exporters", "blending", "bundle", "checkpoints", "imaging", "reports"},
     "latency": {"session", "engines", "exporters", "video_io", "control", "blending", "bundle", "imaging"},

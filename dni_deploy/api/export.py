@@ -6,9 +6,10 @@ import logging
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,6 +45,7 @@ def export(
     opset: int | None = None,
     value_range: tuple[float, float] | None = None,
     residual: bool | None = None,
+    align: bool = False,
     force: bool = False,
     progress: OptionalProgress = None,
 ) -> Bundle:
@@ -62,6 +64,8 @@ def export(
         opset: ONNX opset, 17 or newer; 17 if TensorRT 8.6 is to read the graph. None: 18, of files with graphs their own.
         value_range: Values of black and white for the network, such as (-1, 1); None: the architecture's.
         residual: Whether the network outputs the noise, to be subtracted from its input; None: the architecture's.
+        align: Put the channels of every member after the first into the order of the first one's, which changes nothing of what
+            the member computes: for members that differ in the order of their channels. The files stay as they are.
         force: Replace the bundle at `output`.
         progress: Called with the steps done.
 
@@ -70,9 +74,11 @@ def export(
 
     Raises:
         UsageError: The output exists, or an option is out of range.
-        MismatchError: The members differ, the architecture is unknown, or the graph does not follow its weights.
+        MismatchError: The members differ, the architecture is unknown, the graph does not follow its weights, or the network has
+            no channels that can be aligned.
         InputError: A file cannot be read, or the network cannot be exported.
         RefusedError: Reading a file would run its code.
+        UnavailableError: A package is missing.
         LimitError: A file is too large, or the disk is full. In all cases nothing is written.
     """
     _check_output(Path(output), force)
@@ -85,6 +91,7 @@ def export(
     def report(step: int, what: str) -> None:
         report_progress(progress, step, PROGRESS_STEPS, what)
 
+    alignment = import_optional("dni_deploy.calibration.alignment") if align else None
     report(0, "reading the members")
     if are_graph_files(members):
         if arch != "auto" or key is not None:
@@ -93,6 +100,10 @@ def export(
     else:
         exported = _export_checkpoints(members, arch, key, opset, adjust_signature, report)
     _check_tied(exported.family, exported.tied)
+    if alignment is not None:
+        report(3, "aligning the members")
+        with log_duration(log, "aligning the members"):
+            exported = _align_members(exported, alignment)
     report(4, "writing the bundle")
     with log_duration(log, "writing the bundle"):
         bundle = write_bundle(
@@ -169,6 +180,20 @@ def _export_graph_files(
     if notes:
         graph_facts["notes"] = notes
     return _ExportedFamily(graph_family.family, finished.graph, signature, graph_family.format, graph_facts)
+
+
+def _align_members(exported: _ExportedFamily, alignment: ModuleType) -> _ExportedFamily:
+    family, alignments = alignment.align_family(exported.graph, exported.signature, exported.family, exported.tied)
+    first = family.names[0]
+    notes = [
+        f"{name}: {row.moved} of {row.channels} channels were moved to the places that they have in {first}."
+        for name, row in alignments.items()
+    ]
+    graph_facts = exported.graph_facts | {
+        "alignment": {"with": first, "members": {name: asdict(row) for name, row in alignments.items()}},
+        "notes": [*exported.graph_facts.get("notes", []), *notes],
+    }
+    return replace(exported, family=family, graph_facts=graph_facts)
 
 
 def _check_output(output: Path, force: bool) -> None:

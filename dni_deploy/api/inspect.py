@@ -125,6 +125,7 @@ class InspectReport:
         slider: The perceptually uniform slider: the members at its positions 0 and 1, the number of its points, and if
             recorded, the images with their SHA-256 and the largest step over the mean step, by alpha (before) and by the
             slider (after); None without.
+        alignment: Member with whose channels the others' were aligned, and how many channels of each were moved; None without.
         groups: Each weight with the roles and the depth that rules for alpha select by.
     """
 
@@ -145,6 +146,7 @@ class InspectReport:
     plans: tuple[PlanRow, ...]
     calibration: dict[str, Any] | None
     slider: dict[str, Any] | None = None
+    alignment: dict[str, Any] | None = None
     groups: tuple[GroupedWeight, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -189,6 +191,7 @@ def inspect(bundle_path: str | os.PathLike[str]) -> InspectReport:
         plans=list_plans(bundle.path),
         calibration=read_network(bundle).describe_calibration(),
         slider=_describe_slider(bundle),
+        alignment=_describe_alignment(manifest.graph_facts),
         groups=WeightGroups.from_graph(graph, bundle.weight_names).weights,
     )
 
@@ -198,6 +201,15 @@ def _describe_slider(bundle: Bundle) -> dict[str, Any] | None:
     if slider is None:
         return None
     return {**(bundle.manifest.slider_about or {}), "members": list(reversed(bundle.members)), "points": len(slider.points)}
+
+
+def _describe_alignment(graph_facts: Mapping[str, Any]) -> dict[str, Any] | None:
+    try:
+        alignment = graph_facts["alignment"]
+        rows = {str(name): {key: int(row[key]) for key in ("moved", "channels")} for name, row in alignment["members"].items()}
+        return {"with": str(alignment["with"]), "members": rows}
+    except (AttributeError, KeyError, TypeError, ValueError):  # free form: another program may have written something else
+        return None
 
 
 def list_plans(bundle_path: Path) -> tuple[PlanRow, ...]:

@@ -1,1 +1,1 @@
-"""What blends of a family lose beside their members, measured on pictures and corrected."""
+"""What is measured, fitted or brought into one order so that members blend better."""

@@ -20,6 +20,7 @@ from dni_deploy.utils.optional_packages import import_optional
     dni-deploy export day.pth night.pth -o scene.dni --range -1..1
     dni-deploy export a=a.pth b=b.pth -o mine.dni --arch my_package.nets:build
     dni-deploy export day=gan.pth#G_A night=gan.pth#G_B -o scene.dni
+    dni-deploy export a=A.pth b=B.pth --align -o x.dni
     dni-deploy export sharp=sharp.onnx soft=soft.onnx -o sr.dni
     dni-deploy export n0=noise0_model.param n1=noise1_model.param -o waifu2x.dni
     """,
@@ -40,6 +41,9 @@ from dni_deploy.utils.optional_packages import import_optional
     default=None,
     help="Whether the network outputs the noise instead of the image.  [default: the architecture's]",
 )
+@click.option(
+    "--align", is_flag=True, help="Put each member's channels into the order of the first one's, where that changes nothing."
+)
 @options.force
 def command(
     command_output: CommandOutput,
@@ -50,6 +54,7 @@ def command(
     opset: int | None,
     value_range: str | None,
     residual: bool | None,
+    align: bool,
     force: bool,
 ) -> None:
     """Make one bundle from the checkpoints of a family.
@@ -58,6 +63,8 @@ def command(
     file. A PATH without a name takes the file's stem. Checkpoints are read without running any code in them; the one
     known network in each file is found, and what was chosen, renamed or left out is printed.
 
+    Two networks may do the same with their channels in another order; --align undoes that, as far as it can be seen.
+
     The members may also be .onnx files, or ncnn .param files with the .bin beside each, of one graph up to names.
     """
     chosen = {} if opset is None else {"opset": opset}
@@ -65,7 +72,16 @@ def command(
     verb = import_optional("dni_deploy.api.export").export
     with command_output.show_progress() as progress:
         bundle = verb(
-            family, output, arch=arch, key=key, value_range=values, residual=residual, force=force, progress=progress, **chosen
+            family,
+            output,
+            arch=arch,
+            key=key,
+            value_range=values,
+            residual=residual,
+            align=align,
+            force=force,
+            progress=progress,
+            **chosen,
         )
     fields = {
         "bundle": str(output),

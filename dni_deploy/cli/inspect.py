@@ -48,6 +48,7 @@ def command(command_output: CommandOutput, bundle: Path, groups: bool, tensors: 
             "shared tensors": len(report.tied) or None,
             "calibration": None if report.calibration is None else _format_calibration(report.calibration),
             "slider": None if report.slider is None else _format_slider(report.slider),
+            "aligned": None if report.alignment is None else _format_alignment(report.alignment),
             "verification error": None
             if report.verification_error is None
             else f"{report.verification_error:.2g} of the output",
@@ -78,6 +79,11 @@ def _format_calibration(calibration: dict[str, Any]) -> str:
     on = format_count(len(images), "image") if isinstance(images, list) else "noise"
     method = escape_name(calibration.get("method", "statistics"))
     return f"{method}, at {calibration['calibration_points']} alphas on {on}"
+
+
+def _format_alignment(alignment: dict[str, Any]) -> str:
+    members = [f"{name} ({row['moved']} of {row['channels']} channels moved)" for name, row in alignment["members"].items()]
+    return escape_name(f"{', '.join(members)} with {alignment['with']}", 1000)
 
 
 def _format_slider(slider: dict[str, Any]) -> str:

@@ -15,10 +15,13 @@ from torch import Tensor, nn
 import dni_deploy as dni
 from dni_deploy.api.export import export
 from dni_deploy.bundle.bundle import Bundle
+from dni_deploy.calibration.alignment import permute_tensors
+from dni_deploy.calibration.channel_groups import find_channel_groups
 from dni_deploy.cli.main import main
 from dni_deploy.errors import CheckpointError, MismatchError, UsageError
 from exporters import export_network as module
 from exporters.export_graph import ExportedGraph
+from tests.support.exported_network import export_pico, seeded_input
 from tests.support.pico_architectures import pico_family
 
 State = dict[str, np.ndarray]
@@ -196,3 +199,31 @@ def test_a_cached_graph_of_another_network_is_exported_again(
     monkeypatch.setattr(module, "export_graph_cached", export_wrong_graph)
     bundle = export(family(states), tmp_path / "d.dni")
     assert bundle.read_graph().graph.node[-1].op_type == "Sub"
+
+
+@pytest.mark.parametrize("name", ["rrdbnet", "compact", "dncnn_bn"])
+def test_a_permuted_copy_is_aligned(name: str, tmp_path: Path) -> None:
+    """Every alpha is then that of the pair which was never permuted: the tensors are the same, bit for bit."""
+    first, near = pico_family(name, 2)
+    graph, net, _ = export_pico(name)
+    groups = find_channel_groups(graph.graph, graph.names)
+    random = np.random.default_rng(1)
+    permuted = permute_tensors(near, groups, [random.permutation(size) for size in groups.sizes])
+    x = seeded_input(1, 3, 24, 32)
+    outputs = []
+    for state in (near, permuted):
+        net.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in state.items()})
+        outputs.append(net(x).detach())
+    assert torch.allclose(*outputs, rtol=0, atol=1e-5 * float(outputs[0].abs().max()))  # PyTorch sees the same network
+
+    bundle = export({"a": first, "b": permuted}, tmp_path / "x.dni", align=True)
+    assert bundle.manifest.graph_facts["alignment"]["members"]["b"]["moved"] > sum(groups.sizes) / 2
+    assert not np.array_equal(permuted[graph.names[0]], near[graph.names[0]])
+    for key, value in bundle.read_tensors("b").items():
+        assert np.array_equal(value, near[key])
+
+
+def test_a_family_in_one_order_stays_as_it_is(states: list[State], tmp_path: Path) -> None:
+    bundle = export(family(states), tmp_path / "x.dni", align=True)
+    assert bundle.manifest.graph_facts["notes"] == ["sharp: 0 of 32 channels were moved to the places that they have in soft."]
+    assert all(np.array_equal(value, states[1][key]) for key, value in bundle.read_tensors("sharp").items())

@@ -16,9 +16,13 @@ from onnx import numpy_helper
 from torch import nn
 
 import dni_deploy as dni
+from dni_deploy.calibration.alignment import permute_tensors
+from dni_deploy.calibration.channel_groups import find_channel_groups
 from dni_deploy.cli.main import main
 from dni_deploy.errors import InputError, MismatchError, UsageError
 from dni_deploy.utils.compare_arrays import relative_error
+from engines.ort_session import bind_initializers
+from tests.support.channel_graphs import ChannelGraph
 from tests.support.graph_files import export_onnx, make_conv_model, scramble_names, write_model, write_ncnn
 from tests.support.pico_architectures import PICO, pico_family
 
@@ -225,3 +229,52 @@ def test_the_command_prints_the_notes(tmp_path: Path, capsys: pytest.CaptureFixt
     files = [f"{name}={write_model(tmp_path / f'{name}.onnx')}" for name in "ab"]
     assert main(["export", *files, "-o", str(tmp_path / "f.dni")]) == 0
     assert "b has the same numbers as a" in capsys.readouterr().out
+
+
+def test_permuted_files_are_aligned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A U-net with a gate as .onnx files: the second has the first one's weights with noise, and its channels in another order."""
+    graph = ChannelGraph()
+    top = graph.node("Relu", [graph.conv("x", 8)])
+    low = graph.prelu(graph.conv(graph.node("MaxPool", [top], kernel_shape=[2, 2], strides=[2, 2]), 10))
+    large = graph.node("ConvTranspose", [low, graph.weight("up.weight", 10, 6, 2, 2)], 6, strides=[2, 2])
+    joined = graph.conv(graph.node("Concat", [large, top], 14, axis=1), 12)
+    halves = graph.node("Split", [joined], 6, outputs=2, axis=1, num_outputs=2)
+    model = graph.model(graph.conv(graph.node("Mul", halves), 3), ("h", "w"))
+    groups = find_channel_groups(model, graph.weights)
+    random = np.random.default_rng(0)
+    near = {
+        name: value + np.float32(0.02) * random.standard_normal(value.shape, np.float32)
+        for name, value in graph.weights.items()
+    }
+    permuted = permute_tensors(near, groups, [np.roll(np.arange(size), 1) for size in groups.sizes])
+    files = {}
+    for name, weights in (("a", graph.weights), ("near", near), ("b", permuted)):
+        files[name] = tmp_path / f"{name}.onnx"
+        files[name].write_bytes(bind_initializers(model, weights).SerializeToString())
+    written = files["b"].read_bytes()
+    plain = dni.export({"a": files["a"], "b": files["near"]}, tmp_path / "plain.dni")
+    arguments = [f"{name}={files[name]}" for name in "ab"]
+    assert main(["export", *arguments, "--align", "-o", str(tmp_path / "aligned.dni")]) == 0
+
+    note = "b: 30 of 30 channels were moved to the places that they have in a."
+    assert note in capsys.readouterr().out
+    bundle = dni.Bundle.open(tmp_path / "aligned.dni")
+    for name, value in plain.read_weights("b").items():
+        assert np.array_equal(bundle.read_weights("b")[name], value)
+    assert files["b"].read_bytes() == written
+    assert bundle.manifest.graph_facts["alignment"] == {"with": "a", "members": {"b": {"moved": 30, "channels": 30}}}
+    assert note in bundle.manifest.graph_facts["notes"]
+    assert main(["inspect", str(bundle.path)]) == 0
+    assert "b (30 of 30 channels moved) with a" in capsys.readouterr().out
+    assert dni.inspect(plain.path).alignment is None
+
+
+def test_what_cannot_be_aligned_writes_nothing(tmp_path: Path) -> None:
+    graph = ChannelGraph()
+    model = graph.model(graph.conv("x", 3), ("h", "w"))
+    paths = {name: tmp_path / f"{name}.onnx" for name in "ab"}
+    for path in paths.values():
+        path.write_bytes(model.SerializeToString())
+    with pytest.raises(MismatchError, match="no channel is known to be movable"):
+        dni.export(paths, tmp_path / "x.dni", align=True)
+    assert not (tmp_path / "x.dni").exists()
