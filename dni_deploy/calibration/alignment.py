@@ -30,9 +30,13 @@ from engines.ort_session import bind_initializers, open_cpu_session, run_session
 from engines.verification import VERIFICATION_SIDE_PX, make_verification_input
 
 MAX_SWEEPS = 100
-"""Over all groups. A sweep that changes nothing ends the search; the networks measured took 2 to 20."""
+"""Over all groups; the search ends where no group changes any more."""
 RESTARTS = 3
-"""Searches that visit the groups in a random order, beside the one that visits them in the network's order."""
+"""Searches that visit the groups in a random order, beside those in the network's order. On waifu2x's cunet, whose members were
+trained apart, no random order or start found more than the order as it is (0.127 against 0.118 to 0.127)."""
+CONVINCING_LIKENESS = 0.5
+"""The mean product of two networks' weights, from which on no other start is tried. Permuted copies with noise of a tenth of their
+deviation have 0.99; networks that were trained apart reached 0.10 to 0.13."""
 MIN_GAIN = 1e-9
 """What a new order must add to the likeness, of the largest that is possible: less is rounding."""
 MIN_PSNR_DB = 120.0
@@ -112,17 +116,14 @@ def find_orders(first: Tensors, second: Tensors, groups: ChannelGroups, *, seed:
     count = len(groups.sizes)
     unchanged = [np.arange(size) for size in groups.sizes]
     best = search.improve(search.find_first_orders(), range(count))
-    if best[0] >= 1 - MIN_GAIN:
+    if best[0] >= CONVINCING_LIKENESS and best[0] > search.compute_likeness(unchanged) + MIN_GAIN:
         return best[1]
     candidate = search.improve(unchanged, range(count))
     if abs(candidate[0] - best[0]) <= MIN_GAIN:
         return candidate[1]
     rng = np.random.default_rng(seed)
-    candidates = [candidate, *(search.improve(unchanged, rng.permutation(count).tolist()) for _ in range(RESTARTS))]
-    for candidate in candidates:
-        if candidate[0] > best[0] + MIN_GAIN:
-            best = candidate
-    return best[1]
+    restarts = (search.improve(unchanged, rng.permutation(count).tolist()) for _ in range(RESTARTS))
+    return max((best, candidate, *restarts), key=lambda result: result[0])[1]
 
 
 def permute_tensors(tensors: Tensors, groups: ChannelGroups, orders: Sequence[Order]) -> dict[str, NDArray[Any]]:
@@ -219,7 +220,7 @@ class _Search:
         """Orders from one pass over the groups, each by what it shares with groups that have had their turn."""
         orders = [np.arange(size) for size in self.groups.sizes]
         for group in range(len(orders)):
-            orders[group] = _assign(self.compute_likeness(group, orders, range(group)))
+            orders[group] = _assign(self.compare_channels(group, orders, range(group)))
         return orders
 
     def improve(self, start: Sequence[Order], visits: Sequence[int]) -> tuple[float, list[Order]]:
@@ -233,11 +234,15 @@ class _Search:
                         pending |= self.neighbors[group]
             if not pending:
                 break
-        return self.sum_products(orders, self.groups.placements) / self.total, orders
+        return self.compute_likeness(orders), orders
+
+    def compute_likeness(self, orders: Sequence[Order]) -> float:
+        """The mean of the products of all weights in these orders, 1 where the networks are the same."""
+        return self.sum_products(orders, self.groups.placements) / self.total
 
     def improve_group(self, group: int, orders: list[Order]) -> bool:
         """Replaces a group's order if another one makes the networks more alike; returns whether it did."""
-        order = _assign(self.compute_likeness(group, orders))
+        order = _assign(self.compare_channels(group, orders))
         if np.array_equal(order, orders[group]):
             return False
         # The likeness is exact unless the group is in two axes of one weight.
@@ -257,7 +262,7 @@ class _Search:
             for name in sorted(names)
         )
 
-    def compute_likeness(
+    def compare_channels(
         self, group: int, orders: Sequence[Order], known: Collection[int] | None = None
     ) -> NDArray[np.float64]:
         """Sums, for each channel of the first network and each of the second, the products of their weights.

@@ -63,7 +63,8 @@ def command(
     file. A PATH without a name takes the file's stem. Checkpoints are read without running any code in them; the one
     known network in each file is found, and what was chosen, renamed or left out is printed.
 
-    Two networks may do the same with their channels in another order; --align undoes that, as far as it can be seen.
+    Two networks may compute the same with their channels in another order, and then do not blend; --align puts the
+    channels of every member into the order of the first one's.
 
     The members may also be .onnx files, or ncnn .param files with the .bin beside each, of one graph up to names.
     """
