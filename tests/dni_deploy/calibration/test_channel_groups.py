@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+pytest.importorskip("scipy")
 from dni_deploy.calibration.alignment import permute_tensors
 from dni_deploy.calibration.channel_groups import Placement, find_channel_groups
 from dni_deploy.utils.compare_arrays import relative_error
