@@ -36,7 +36,7 @@ RESTARTS = 3
 trained apart, no random order or start found more than the order as it is (0.127 against 0.118 to 0.127)."""
 CONVINCING_LIKENESS = 0.5
 """The mean product of two networks' weights, from which on no other start is tried. Permuted copies with noise of a tenth of their
-deviation have 0.99; networks that were trained apart reached 0.10 to 0.13."""
+deviation have 0.99; networks that were trained apart reached 0.10 to 0.15."""
 MIN_GAIN = 1e-9
 """What a new order must add to the likeness, of the largest that is possible: less is rounding."""
 MIN_PSNR_DB = 120.0

@@ -223,11 +223,9 @@ class _Analysis:
                 for axis, groups in enumerate(self.axes.get(name, [])):
                     if (name, axis) not in self.claimed:
                         _fix(groups)
-            for attribute in node.attribute:
-                for subgraph in (attribute.g, *attribute.graphs):
-                    for inner in subgraph.node:
-                        for name in inner.input:
-                            self._fix_all(name)
+        if any(attribute.HasField("g") or attribute.graphs for node in self.graph.node for attribute in node.attribute):
+            for name in self.axes:  # a subgraph reads tensors of the graph without naming them as inputs
+                self._fix_all(name)
 
     def _fix_all(self, name: str) -> None:
         for axis in self.axes.get(name, []):
@@ -259,7 +257,7 @@ class _Analysis:
             "MatMul": self._tie_matmul,
             "Pad": self._tie_pad,
             "Resize": self._tie_resize,
-            "Shape": self._ignore,
+            "Shape": self._tie_nothing,
             "Slice": self._tie_slice,
             "SpaceToDepth": self._tie_space_to_depth,
             "Split": self._tie_split,
@@ -299,10 +297,9 @@ class _Analysis:
     def _rank(self, name: str) -> int:
         return len(self.shapes[name])
 
-    def _ignore(self, node: onnx.NodeProto) -> None:
-        for name in (*node.input, *node.output):
-            for axis in range(self._rank(name)):
-                self._axis(name, axis)
+    def _tie_nothing(self, node: onnx.NodeProto) -> None:
+        for axis in range(self._rank(node.input[0])):
+            self._axis(node.input[0], axis)
 
     def _tie_broadcast(self, names: Iterable[str], output: str, first: int = 1) -> None:
         """Ties the axes of inputs and output, from the `first` one counted from the end; an axis of one number is repeated."""

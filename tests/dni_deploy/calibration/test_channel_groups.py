@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 pytest.importorskip("scipy")
 from dni_deploy.calibration.alignment import permute_tensors
@@ -83,6 +84,17 @@ def up_and_down(graph: ChannelGraph, a: str) -> str:
     return str(graph.node("MaxPool", [large], kernel_shape=[2, 2], strides=[2, 2]))
 
 
+def transposed_in_groups(graph: ChannelGraph, a: str) -> str:
+    return str(graph.node("ConvTranspose", [a, graph.weight("t", 8, 3, 2, 2), graph.weight("t.bias", 6)], 6, group=2))
+
+
+def scale_by_shape(graph: ChannelGraph, a: str) -> str:
+    """The numbers of a shape have their places; a weight that meets them has, too."""
+    sizes = graph.node("Cast", [graph.node("Shape", [a])], to=1)
+    gains = graph.node("Mul", [sizes, graph.weight("gains", 4)])
+    return str(graph.node("Mul", [a, graph.node("ReduceMean", [gains, graph.constant([0])])]))
+
+
 def transposed(graph: ChannelGraph, a: str) -> str:
     return str(graph.node("ConvTranspose", [a, graph.weight("t", 8, 6, 2, 2), graph.weight("t.bias", 6)], 6, strides=[2, 2]))
 
@@ -110,6 +122,8 @@ CASES: dict[str, tuple[Callable[[ChannelGraph, str], str], tuple[int, ...]]] = {
     "padding": (pad, (8,)),
     "resize and pool": (up_and_down, (8,)),
     "transposed convolution": (transposed, (8, 6)),
+    "transposed convolution in groups": (transposed_in_groups, (2,)),
+    "numbers of a shape": (scale_by_shape, (8,)),
     "a constant that is the same for all": (multiply_by(*[0.5] * 8), (8,)),
     "a constant that differs": (multiply_by(*range(1, 9)), ()),
     "an unknown operator": (lambda graph, a: graph.node("CumSum", [a, graph.constant(np.array(1))]), ()),
@@ -153,9 +167,7 @@ def test_the_image_keeps_its_channels() -> None:
     assert groups.sizes == ()
 
 
-def test_what_a_subgraph_reads_is_fixed() -> None:
-    from onnx import TensorProto, helper
-
+def test_a_subgraph_fixes_everything() -> None:
     graph = ChannelGraph()
     a = graph.conv("x", 8)
     branch: Any = helper.make_graph(
