@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # what a type checker sees; importing the standard library's 
     from dni_deploy.alpha.timeline import AlphaSource as AlphaSource
     from dni_deploy.alpha.timeline import AlphaTimeline as AlphaTimeline
     from dni_deploy.api.bench import bench as bench
+    from dni_deploy.api.build import CalibrationOptions as CalibrationOptions
     from dni_deploy.api.build import build as build
     from dni_deploy.api.calibrate import calibrate as calibrate
     from dni_deploy.api.check import check as check
@@ -71,6 +72,7 @@ _NAMES_BY_MODULE = {
     "alpha.plane_path": "PlanePath",
     "alpha.source": "open_alpha_source",
     "alpha.timeline": "AlphaSource AlphaTimeline",
+    "api.build": "CalibrationOptions",
     "bundle.bundle": "Bundle",
     "checkpoints.checkpoint": "Checkpoint",
     "checkpoints.family": "Family",

@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 from benchmarks.families import weights
 from benchmarks.photographs import TEST_PHOTOGRAPHS, TRAIN_PHOTOGRAPHS, add_noise, middle, resize_image
 from benchmarks.result_file import describe_commit, write_result
+from dni_deploy.api.calibrate import calibrate
 from dni_deploy.api.export import export
-from dni_deploy.api.recalibrate import recalibrate
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.calibration.alignment import permute_tensors
 from dni_deploy.calibration.channel_groups import find_channel_groups
@@ -82,7 +82,7 @@ def measure_pair(label: str, kind: str, members: Members, degrade: Degrade, fold
         "ends_db": [measure_psnr(plain, alpha, degrade) for alpha in (1.0, 0.0)],
         "halfway_db": measure_psnr(plain, 0.5, degrade),
         "aligned_halfway_db": measure_psnr(aligned, 0.5, degrade),
-        "recalibrated_halfway_db": measure_recalibrated(aligned, degrade, folder),
+        "calibrated_halfway_db": measure_calibrated(aligned, degrade, folder),
         "export_and_align_seconds": seconds,
     }
 
@@ -98,7 +98,7 @@ def compute_likeness(bundle: Bundle) -> float:
     return sum(size * cosine for size, cosine in rows) / sum(size for size, _ in rows)
 
 
-def measure_recalibrated(bundle: Bundle, degrade: Degrade, folder: Path) -> float | None:
+def measure_calibrated(bundle: Bundle, degrade: Degrade, folder: Path) -> float | None:
     """The same with BatchNorm statistics of the aligned blends, estimated on training photographs; None without BatchNorm."""
     if not any(node.op_type == "BatchNormalization" for node in bundle.read_graph().graph.node):
         return None
@@ -106,7 +106,7 @@ def measure_recalibrated(bundle: Bundle, degrade: Degrade, folder: Path) -> floa
     images.mkdir(exist_ok=True)
     for name in TRAIN_PHOTOGRAPHS:
         write_image(images / f"{name}.png", ImageFile(degrade(middle(name))), force=True)
-    recalibrate(bundle, images, calibration_points=3)
+    calibrate(bundle, images, method="channels", calibration_points=3)
     return measure_psnr(Bundle.open(bundle.path), 0.5, degrade)
 
 
