@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from itertools import combinations
 from typing import Any, Union
@@ -15,6 +15,8 @@ import numpy as np
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.checkpoints.checkpoint import Checkpoint
 from dni_deploy.checkpoints.family import Family, describe_mismatch, find_differences, read_members
+from dni_deploy.checkpoints.graph_family import GraphFamily, read_graph_family, read_graph_files
+from dni_deploy.checkpoints.graph_file import GraphFile, are_graph_files
 from dni_deploy.checkpoints.selection import Recognizer
 from dni_deploy.compatibility.correlation import (
     BatchNormDifference,
@@ -56,6 +58,7 @@ def check(
     *,
     image: Paths | None = None,
     reference: Paths | None = None,
+    arch: str = "auto",
     key: str | None = None,
     report: str | os.PathLike[str] | None = None,
     force: bool = False,
@@ -66,9 +69,11 @@ def check(
     A poor verdict is a result, no error, and so are members of different networks.
 
     Args:
-        source: A bundle, or checkpoints by name: {"psnr": "psnr.pth", "gan": "gan.pth#generator"}.
+        source: A bundle, or members by name: checkpoints, {"psnr": "psnr.pth", "gan": "gan.pth#generator"}, or files with
+            graphs, .onnx or ncnn .param, which need no architecture.
         image: Test images instead of the drawn one and a photograph: files, or folders of them; the center of each is used.
         reference: The expected outputs, in the same order: adds the loss barrier.
+        arch: Architecture of the checkpoints, as `export` takes it: "auto", a name, or "package.module:factory".
         key: The entry to read in each checkpoint that names none; None to find the one that holds the network.
         report: A file to write: .html with images, figures and tables; .png, .svg or .pdf with a plot of the layers.
         force: Replace a report that exists.
@@ -78,8 +83,8 @@ def check(
         The report.
 
     Raises:
-        UsageError: Fewer than two members, or a report that exists.
-        MismatchError: References of another size or number.
+        UsageError: Fewer than two members, a report that exists, or an architecture that is unknown or not needed.
+        MismatchError: References of another size or number, or checkpoints that are not of the architecture `arch`.
         EngineError: The engine fails its verification, so that nothing can be said.
         InputError: A checkpoint or an image cannot be read.
 
@@ -90,28 +95,53 @@ def check(
         raise UsageError("References are for images: give --image as well.")
     images = None if image is None else _read_images(image)
     references = None if reference is None else [rgb for _, rgb in _read_images(reference)]
-    family, bundle, misfits, sentences = _read_family(source, key)
-    family_report, trial = (
-        (None, PairMeasurements()) if family is None else _check_family(family, bundle, images, references, progress)
-    )
-    result = _add_mismatches(family_report, misfits, sentences)
+    subject = _read_subject(source, arch, key)
+    family_report, trial = None, PairMeasurements()
+    if subject.family is not None:
+        family_report, trial = _check_family(subject.family, subject, images, references, progress)
+    result = _add_mismatches(family_report, subject.mismatches, subject.sentences)
     if suffix is None or report is None:
         return result
     _write_report(result, trial, report, suffix, force)
     return replace(result, report=os.fspath(report))
 
 
+@dataclass(frozen=True)
+class _Subject:
+    """What is checked.
+
+    Attributes:
+        family: The members that fit the first one; None where it is alone.
+        network: The bundle or the files that hold the members' graph; None for checkpoints.
+        mismatches: Members that do not fit.
+        sentences: One for each of those.
+        arch: Architecture of checkpoints.
+    """
+
+    family: Family | None
+    network: Bundle | GraphFamily | None = None
+    mismatches: tuple[ArchitectureMismatch, ...] = ()
+    sentences: tuple[str, ...] = ()
+    arch: str = "auto"
+
+    @property
+    def bundle(self) -> Bundle | None:
+        """The bundle, where the members are from one."""
+        return self.network if isinstance(self.network, Bundle) else None
+
+
 def _check_family(
     family: Family,
-    bundle: Bundle | None,
+    subject: _Subject,
     images: list[tuple[str, Frame]] | None,
     references: list[Frame] | None,
     progress: OptionalProgress,
 ) -> tuple[CheckReport, PairMeasurements]:
-    layers = find_filter_layers(family.members[0].checkpoint.tensors, _transposed_convolutions(bundle))
+    bundle = subject.bundle
+    layers = find_filter_layers(family.members[0].checkpoint.tensors, _find_transposed_convolutions(subject.network))
     pairs = _choose_pairs(family)
     calibration = None if bundle is None else read_network(bundle).describe_calibration()
-    trial, architecture, note = _measure_pairs(family, bundle, pairs, images, references, progress)
+    trial, architecture, run_notes = _measure_pairs(family, subject, pairs, images, references, progress)
     rows: list[LayerCorrelation] = []
     moved: list[BatchNormDifference] = []
     pair_reports: list[PairReport] = []
@@ -140,7 +170,7 @@ def _check_family(
         )  # fmt: skip
     notes = [
         *family.notes,
-        *([note] if note else []),
+        *run_notes,
         *([NO_ALIGNMENT_MESSAGE] if _has_low_correlation(rows) and not can_align() else []),
     ]
     if calibration is not None:
@@ -190,28 +220,26 @@ def _add_alignment(rows: list[LayerCorrelation], first: Any, second: Any, layers
 
 def _measure_pairs(
     family: Family,
-    bundle: Bundle | None,
+    subject: _Subject,
     pairs: list[tuple[str, str]],
     images: list[tuple[str, Frame]] | None,
     references: list[Frame] | None,
     progress: OptionalProgress,
-) -> tuple[PairMeasurements, str | None, str | None]:
-    """What came out of the networks, the architecture's name, and why nothing ran."""
+) -> tuple[PairMeasurements, str | None, tuple[str, ...]]:
+    """What came out of the networks, the architecture's name, and notes: what was changed to run them, or why nothing ran."""
+    bundle = subject.bundle
     with ExitStack() as stack:
         try:
-            runner = stack.enter_context(open_runner(family, bundle))
+            runner = stack.enter_context(open_runner(family, subject.network, arch=subject.arch))
         except UnavailableError as problem:
-            return PairMeasurements(), bundle.architecture if bundle else None, f"No midpoint was computed: {problem}"
-        except MismatchError as problem:
-            if bundle is not None:
+            return PairMeasurements(), bundle.architecture if bundle else None, (f"No midpoint was computed: {problem}",)
+        except (MismatchError, InputError, LimitError) as problem:
+            if bundle is not None or subject.arch != "auto":
                 raise
-            return PairMeasurements(), None, f"No midpoint was computed, because the architecture is not known: {problem}"
-        except (InputError, LimitError) as problem:
-            if bundle is not None:
-                raise
-            return PairMeasurements(), None, f"No midpoint was computed, because the network cannot be exported: {problem}"
+            what = "the architecture is not known" if isinstance(problem, MismatchError) else "the network cannot be exported"
+            return PairMeasurements(), None, (f"No midpoint was computed, because {what}: {problem}",)
         inputs = make_sample_inputs(runner.signature, images or _default_images(runner.signature), references)
-        return measure_pairs(runner, pairs, inputs, progress), runner.architecture, None
+        return measure_pairs(runner, pairs, inputs, progress), runner.architecture, runner.notes
 
 
 def _default_images(signature: Signature) -> list[tuple[str, Frame]]:
@@ -225,19 +253,22 @@ def _read_images(paths: Paths) -> list[tuple[str, Frame]]:
     return [(path.name, read_image(path).rgb) for path in list_images(paths)]
 
 
-def _read_family(
-    source: CheckInput, key: str | None
-) -> tuple[Family | None, Bundle | None, tuple[ArchitectureMismatch, ...], tuple[str, ...]]:
-    """The members that fit the first one (None where it is alone), and those that do not, with a sentence for each."""
+def _read_subject(source: CheckInput, arch: str, key: str | None) -> _Subject:
+    """Reads the members; those that do not fit the first one are set apart, with a sentence for each."""
     if isinstance(source, Family):
-        return source, None, (), ()
+        return _Subject(source, arch=arch)
+    has_graph = not isinstance(source, Mapping) or are_graph_files(source)
+    if has_graph and (arch != "auto" or key is not None):
+        raise UsageError("An architecture and a key are for checkpoints; these members have a graph of their own.")
     if not isinstance(source, Mapping):
         bundle = Bundle.ensure_open(source)
         members = {
             name: Checkpoint.from_state_dict(bundle.read_tensors(name), f"{bundle.path} ({name})") for name in bundle.members
         }
-        return Family.from_checkpoints(members), bundle, (), ()
-    first, *others = read_members(source, key=key, recognizers=_make_recognizers())
+        return _Subject(Family.from_checkpoints(members), bundle)
+    if are_graph_files(source):
+        return _compare_graph_files(read_graph_files(source))
+    first, *others = read_members(source, key=key, recognizers=_make_recognizers(arch))
     fitting, misfits, sentences = {first.name: first.checkpoint}, [], []
     for member in others:
         unlike = find_differences(first.checkpoint, member.checkpoint)
@@ -246,13 +277,33 @@ def _read_family(
             sentences.append(describe_mismatch(first, member, unlike))
         else:
             fitting[member.name] = member.checkpoint
-    return (Family.from_checkpoints(fitting) if len(fitting) > 1 else None), None, tuple(misfits), tuple(sentences)
+    family = Family.from_checkpoints(fitting) if len(fitting) > 1 else None
+    return _Subject(family, None, tuple(misfits), tuple(sentences), arch)
 
 
-def _make_recognizers() -> tuple[Recognizer, ...]:
+def _compare_graph_files(members: Mapping[str, GraphFile]) -> _Subject:
+    """The files whose graph is that of the first one, and those that have another."""
+    try:
+        whole = read_graph_family(members)
+        return _Subject(whole.family, whole)
+    except MismatchError:
+        first, *others = members
+    fitting, misfits, sentences = [first], [], []
+    for name in others:
+        try:
+            read_graph_family({member: members[member] for member in (first, name)})
+            fitting.append(name)
+        except MismatchError as problem:
+            misfits.append(ArchitectureMismatch(first, name, 1, ()))
+            sentences.append(str(problem))
+    files = read_graph_family({name: members[name] for name in fitting}) if len(fitting) > 1 else None
+    return _Subject(files.family if files else None, files, tuple(misfits), tuple(sentences))
+
+
+def _make_recognizers(arch: str) -> tuple[Recognizer, ...]:
     """What knows networks; nothing without PyTorch, as checkpoints are compared without it."""
     try:
-        recognizers: tuple[Recognizer, ...] = import_optional("exporters.architectures.recognize").make_recognizers("auto")
+        recognizers: tuple[Recognizer, ...] = import_optional("exporters.architectures.recognize").make_recognizers(arch)
     except UnavailableError:
         return ()
     return recognizers
@@ -291,10 +342,11 @@ def _add_mismatches(
     )
 
 
-def _transposed_convolutions(bundle: Bundle | None) -> set[str] | None:
-    if bundle is None:
+def _find_transposed_convolutions(network: Bundle | GraphFamily | None) -> set[str] | None:
+    if network is None:
         return None
-    return {node.input[1] for node in bundle.read_graph().graph.node if node.op_type == "ConvTranspose"}
+    graph = network.graph if isinstance(network, GraphFamily) else network.read_graph()
+    return {node.input[1] for node in graph.graph.node if node.op_type == "ConvTranspose"}
 
 
 def _choose_pairs(family: Family) -> list[tuple[str, str]]:

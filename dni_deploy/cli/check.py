@@ -20,6 +20,8 @@ from dni_deploy.utils.optional_packages import import_optional
     dni-deploy check psnr.pth gan.pth
     dni-deploy check sr.dni --image in.png --reference clean.png
     dni-deploy check n20.pth n40.pth n60.pth --html report.html
+    dni-deploy check a.pth b.pth --arch my_package.nets:build
+    dni-deploy check n0=noise0_model.param n1=noise1_model.param
     dni-deploy check psnr.pth gan.pth --strict --json
     """,
 )
@@ -34,6 +36,7 @@ from dni_deploy.utils.optional_packages import import_optional
 @click.option(
     "--html", type=options.PATH_TYPE, help="Write a report to this file: .html with images, or a plot, .png, .svg or .pdf."
 )
+@options.arch
 @options.key
 @click.option("--strict", is_flag=True, help=f'Exit with {VERDICT_EXIT_CODE} if the verdict is "will not blend".')
 @options.force
@@ -42,6 +45,7 @@ def command(
     members: tuple[str, ...],
     image: tuple[Path, ...],
     reference: tuple[Path, ...],
+    arch: str,
     key: str | None,
     html: Path | None,
     strict: bool,
@@ -57,7 +61,14 @@ def command(
     family = Path(members[0]) if one_bundle else options.parse_members(members)
     with command_output.show_progress() as progress:
         report = import_optional("dni_deploy.api.check").check(
-            family, image=image or None, reference=reference or None, key=key, report=html, force=force, progress=progress
+            family,
+            image=image or None,
+            reference=reference or None,
+            arch=arch,
+            key=key,
+            report=html,
+            force=force,
+            progress=progress,
         )
     if not command_output.print_result("check", report.to_json()):
         _print_report(report)

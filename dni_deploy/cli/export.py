@@ -27,7 +27,7 @@ from dni_deploy.utils.optional_packages import import_optional
 )
 @click.argument("members", nargs=-1, required=True, metavar="NAME=PATH...")
 @options.output_option("The bundle to write, a folder named *.dni.")
-@click.option("--arch", default="auto", show_default=True, help="Name of the architecture, or package.module:factory.")
+@options.arch
 @options.key
 @click.option("--opset", type=click.IntRange(17, 64), help="ONNX opset of the graph.  [default: 18, or that of .onnx files]")
 @click.option(

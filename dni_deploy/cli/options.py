@@ -291,6 +291,7 @@ threads = click.option(
 session_options = _combine(engine, precision, device, threads)
 """What every command that runs a network takes; the command gets it as one SessionOptions, `session_options`."""
 
+arch = click.option("--arch", default="auto", show_default=True, help="Name of the architecture, or package.module:factory.")
 key = click.option(
     "--key",
     metavar="ENTRY",

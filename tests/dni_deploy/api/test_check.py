@@ -33,6 +33,9 @@ from dni_deploy.signature import Signature
 from exporters.architectures.rrdbnet import RRDBNet
 
 pytest.importorskip("torch")
+import torch
+
+from tests.support.graph_files import write_model
 from tests.support.pico_architectures import PICO, pico_family, pico_state
 from tests.support.torchvision_stub import import_spandrel
 
@@ -91,6 +94,66 @@ def test_a_network_without_architecture_is_judged_by_its_filters() -> None:
     report = check({"a": state, "b": {key: value + 0.01 for key, value in state.items()}})
     assert (report.verdict, report.architecture, report.midpoints) == ("blends well", None, ())
     assert any("No midpoint was computed" in note for note in report.notes)
+
+
+class Plain(torch.nn.Sequential):
+    """A network of the user's own."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(8, 3, 3, padding=1))
+
+
+def test_a_network_of_ones_own_is_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arch, files = "tests.dni_deploy.api.test_check:Plain", {}
+    torch.manual_seed(0)
+    state = Plain().state_dict()
+    for name, factor in (("a", 1.0), ("b", 1.01)):
+        files[name] = tmp_path / f"{name}.pth"
+        torch.save({key: factor * value for key, value in state.items()}, files[name])
+    report = check(files, arch=arch)
+    assert report.architecture == arch
+    assert len(report.midpoints) == 2
+    assert main(["check", *(f"{name}={path}" for name, path in files.items()), "--arch", arch, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["architecture"] == arch
+    with pytest.raises(MismatchError, match="not of architecture 'rrdbnet'"):
+        check(files, arch="rrdbnet")
+    with pytest.raises(UsageError, match="no architecture 'strange'"):
+        check(files, arch="strange")
+
+
+def test_files_with_graphs_are_run_without_an_architecture(tmp_path: Path) -> None:
+    def scale_weights(model: Any) -> None:
+        for tensor in model.graph.initializer:
+            if tensor.name.endswith("weight"):
+                tensor.raw_data = (np.frombuffer(tensor.raw_data, np.float32) * 1.01).tobytes()
+
+    def widen(model: Any) -> None:
+        model.graph.node[0].attribute[0].ints[:] = [0, 2, 1, 1]
+
+    files = {"a": write_model(tmp_path / "a.onnx"), "b": write_model(tmp_path / "b.onnx", change=scale_weights)}
+    report = check(files)
+    assert (report.architecture, report.mismatches, len(report.midpoints)) == ("onnx", (), 2)
+    assert {row.layer for row in report.layers} == {"first.weight", "second.weight"}
+    expected = check(export(files, tmp_path / "x.dni").path)
+    assert [row.error for row in report.midpoints] == pytest.approx([row.error for row in expected.midpoints], abs=1e-6)
+    files["c"] = write_model(tmp_path / "c.onnx", change=widen)
+    mixed = check(files)
+    assert mixed.verdict == "will not blend"
+    assert [(row.pair, row.causes) for row in mixed.pairs][1:] == [("a - c", ("other network",))]
+    assert "'pads' is [0, 2, 1, 1] instead of [1, 1, 1, 1]" in mixed.reasons[0]
+    assert mixed.midpoints == report.midpoints
+    assert check({name: files[name] for name in "ac"}).layers == ()
+    with pytest.raises(UsageError, match="are for checkpoints"):
+        check(files, arch="compact")
+    with pytest.raises(UsageError, match="give all members in one form"):
+        check({"a": files["a"], "b": pico_state("dncnn")})
+
+
+def test_a_graph_that_takes_one_size_alone_has_no_midpoint(tmp_path: Path) -> None:
+    fixed = {name: write_model(tmp_path / f"{name}.onnx", seed, sizes=(1, 3, 8, 8)) for seed, name in enumerate("ab")}
+    report = check(fixed)
+    assert report.midpoints == ()
+    assert any("takes images of 8 x 8 pixels alone" in sentence for sentence in (*report.reasons, *report.notes))
 
 
 def test_an_engine_that_fails_its_verification_gives_no_verdict(
@@ -239,7 +302,6 @@ def test_a_network_that_changes_its_input_in_place_is_judged_by_its_output() -> 
         import_spandrel()
     except ModuleNotFoundError as error:
         pytest.skip(f"spandrel is not installed: {error}")
-    import torch
     from spandrel.architectures.RCAN import RCAN
 
     torch.manual_seed(0)
@@ -286,7 +348,6 @@ def make_drifting_pair(images: Path) -> dict[str, Any]:
 
     b's filters are 0.4 times a's plus noise: those of the blend have 0.7 of the variance of either, in every layer.
     """
-    torch = pytest.importorskip("torch")
     first = pico_state("dncnn_bn")
     random = np.random.default_rng(1)
     second = {key: value.copy() for key, value in first.items()}
