@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Any, Union
 
 import numpy as np
@@ -28,15 +28,14 @@ from dni_deploy.compatibility.correlation import (
 from dni_deploy.compatibility.distance import measure_pairwise_distances, measure_whiteness, order_by_shortest_path
 from dni_deploy.compatibility.page import render_check_page
 from dni_deploy.compatibility.permutation import align_permutations, can_align
-from dni_deploy.compatibility.probes import TEST_SIDE_PX, draw_test_image, make_sample_inputs
-from dni_deploy.compatibility.report import ArchitectureMismatch, CheckReport, PairReport
+from dni_deploy.compatibility.probes import make_sample_inputs
+from dni_deploy.compatibility.report import ArchitectureMismatch, CheckReport, PairReport, PathReport
 from dni_deploy.compatibility.runner import open_runner
 from dni_deploy.compatibility.trial import PairMeasurements, format_pair_name, measure_pairs
 from dni_deploy.compatibility.verdict import VERDICTS, PairEvidence, judge_pair
 from dni_deploy.errors import InputError, LimitError, MismatchError, UnavailableError, UsageError, escape_name
 from dni_deploy.imaging.frames import Frame
 from dni_deploy.imaging.image_file import Paths, list_images, read_image
-from dni_deploy.signature import Signature
 from dni_deploy.utils.atomic_write import check_outputs, write_bytes_atomically
 from dni_deploy.utils.optional_packages import import_optional
 from dni_deploy.utils.progress import OptionalProgress
@@ -46,7 +45,7 @@ CheckInput = Union[str, "os.PathLike[str]", Bundle, Family, Mapping[str, Any]]
 
 REPORT_SUFFIXES = (".html", ".png", ".svg", ".pdf")
 MAX_MEMBERS_FOR_ALL_PAIRS = 4
-"""Up to this many members every pair is judged; beyond, each with the first."""
+"""Up to this many members every pair is judged; beyond, the neighbors on the path."""
 SAME_ARCHITECTURE_ADVICE = "Blend checkpoints of one architecture in one size: same names, same shapes."
 MAX_LISTED_DIFFERENCES = 3
 """Differences that are listed of a member of another network."""
@@ -139,13 +138,14 @@ def _check_family(
 ) -> tuple[CheckReport, PairMeasurements]:
     bundle = subject.bundle
     layers = find_filter_layers(family.members[0].checkpoint.tensors, _find_transposed_convolutions(subject.network))
-    pairs = _choose_pairs(family)
+    table = measure_pairwise_distances([member.checkpoint.tensors for member in family.members])
+    order = tuple(family.names[place] for place in order_by_shortest_path(table))
+    pairs = _choose_pairs(family, order)
     calibration = None if bundle is None else read_network(bundle).describe_calibration()
-    trial, architecture, run_notes = _measure_pairs(family, subject, pairs, images, references, progress)
+    trial, architecture, run_notes, obstacle = _measure_pairs(family, subject, pairs, images, references, progress)
     rows: list[LayerCorrelation] = []
     moved: list[BatchNormDifference] = []
     pair_reports: list[PairReport] = []
-    table = measure_pairwise_distances([member.checkpoint.tensors for member in family.members])
     for first, second in pairs:
         name, one, other = format_pair_name(first, second), family[first].checkpoint.tensors, family[second].checkpoint.tensors
         pair_layers, indices = measure_layer_correlations(name, one, other, layers)
@@ -165,7 +165,7 @@ def _check_family(
         pair_reports.append(
             PairReport(
                 name, verdict.verdict, verdict.causes, evidence.median, evidence.distance, evidence.whiteness,
-                verdict.reasons, verdict.advice,
+                verdict.reasons, verdict.advice, verdict.loss,
             )
         )  # fmt: skip
     notes = [
@@ -175,22 +175,26 @@ def _check_family(
     ]
     if calibration is not None:
         notes.append(f"This bundle's blends are calibrated, at {calibration['calibration_points']} alphas.")
-    order = tuple(family.names[place] for place in order_by_shortest_path(table))
     advice = [sentence for row in pair_reports for sentence in row.advice]
-    if len(order) > 2:
-        advice.append(f"The nearest neighbors are side by side in the order {', '.join(order)}: sweep and slide along it.")
+    path = _find_path(order, pair_reports) if len(order) > 2 else None
+    if path is not None:
+        advice.append(_describe_path(path))
+    reasons = [sentence for row in pair_reports for sentence in row.reasons]
+    if obstacle is not None:
+        reasons.insert(0, f"Nothing was run, so whether the members blend is not known. {obstacle}")
     report = CheckReport(
         verdict=VERDICTS[max(VERDICTS.index(row.verdict) for row in pair_reports)],
         members=family.names,
         architecture=architecture,
         median=min((row.median for row in pair_reports if row.median is not None), default=None),
-        reasons=tuple(sentence for row in pair_reports for sentence in row.reasons),
+        reasons=tuple(reasons),
         advice=tuple(dict.fromkeys(advice)),
         notes=tuple(notes),
         pairs=tuple(pair_reports),
         compared=family.names,
         distances=tuple(tuple(float(value) for value in row) for row in table),
         order=order,
+        path=path,
         layers=tuple(rows),
         drifts=tuple(moved),
         midpoints=tuple(trial.midpoints),
@@ -225,27 +229,26 @@ def _measure_pairs(
     images: list[tuple[str, Frame]] | None,
     references: list[Frame] | None,
     progress: OptionalProgress,
-) -> tuple[PairMeasurements, str | None, tuple[str, ...]]:
-    """What came out of the networks, the architecture's name, and notes: what was changed to run them, or why nothing ran."""
+) -> tuple[PairMeasurements, str | None, tuple[str, ...], str | None]:
+    """What came out of the networks, the architecture's name, what was changed to run it, and why nothing ran."""
     bundle = subject.bundle
     with ExitStack() as stack:
         try:
             runner = stack.enter_context(open_runner(family, subject.network, arch=subject.arch))
         except UnavailableError as problem:
-            return PairMeasurements(), bundle.architecture if bundle else None, (f"No midpoint was computed: {problem}",)
+            return PairMeasurements(), bundle.architecture if bundle else None, (), str(problem)
         except (MismatchError, InputError, LimitError) as problem:
             if bundle is not None or subject.arch != "auto":
                 raise
-            what = "the architecture is not known" if isinstance(problem, MismatchError) else "the network cannot be exported"
-            return PairMeasurements(), None, (f"No midpoint was computed, because {what}: {problem}",)
-        inputs = make_sample_inputs(runner.signature, images or _default_images(runner.signature), references)
-        return measure_pairs(runner, pairs, inputs, progress), runner.architecture, runner.notes
+            return PairMeasurements(), None, (), str(problem)
+        inputs = make_sample_inputs(runner.signature, images or _read_default_images(), references)
+        return measure_pairs(runner, pairs, inputs, progress), runner.architecture, runner.notes, None
 
 
-def _default_images(signature: Signature) -> list[tuple[str, Frame]]:
-    """The drawn picture and the photograph that ships with the package."""
-    with as_file(files("dni_deploy") / "data" / "astronaut.png") as path:
-        return [("drawn", draw_test_image(TEST_SIDE_PX * min(signature.scale, 2))), ("astronaut", read_image(path).rgb)]
+def _read_default_images() -> list[tuple[str, Frame]]:
+    """The photographs that ship with the package."""
+    with as_file(files("dni_deploy") / "data") as folder:
+        return [(name, read_image(folder / f"{name}.png").rgb) for name in ("astronaut", "chelsea")]
 
 
 def _read_images(paths: Paths) -> list[tuple[str, Frame]]:
@@ -349,10 +352,28 @@ def _find_transposed_convolutions(network: Bundle | GraphFamily | None) -> set[s
     return {node.input[1] for node in graph.graph.node if node.op_type == "ConvTranspose"}
 
 
-def _choose_pairs(family: Family) -> list[tuple[str, str]]:
+def _choose_pairs(family: Family, order: tuple[str, ...]) -> list[tuple[str, str]]:
     if len(family.names) <= MAX_MEMBERS_FOR_ALL_PAIRS:
         return list(combinations(family.names, 2))
-    return [(family.names[0], name) for name in family.names[1:]]
+    return list(pairwise(order))
+
+
+def _find_path(order: tuple[str, ...], pairs: Sequence[PairReport]) -> PathReport:
+    by_name = {row.pair: row for row in pairs}
+    links = [by_name.get(format_pair_name(*pair)) or by_name[format_pair_name(*reversed(pair))] for pair in pairwise(order)]
+
+    def weakness(row: PairReport) -> tuple[float, ...]:
+        return VERDICTS.index(row.verdict), row.loss.loss if row.loss else 0.0, row.distance or 0.0
+
+    weakest = max(links, key=weakness)
+    return PathReport(order, tuple(row.pair for row in links), weakest.pair, weakest.verdict)
+
+
+def _describe_path(path: PathReport) -> str:
+    return (
+        f"The nearest neighbors are side by side in the order {', '.join(path.members)}: exported in it, path=0..1 goes along it. "
+        f"The weak link is {path.weak_link}: {path.verdict}."
+    )
 
 
 def _check_report_path(report: str | os.PathLike[str] | None, force: bool) -> str | None:

@@ -38,7 +38,9 @@ from dni_deploy.utils.optional_packages import import_optional
 )
 @options.arch
 @options.key
-@click.option("--strict", is_flag=True, help=f'Exit with {VERDICT_EXIT_CODE} if the verdict is "will not blend".')
+@click.option(
+    "--strict", is_flag=True, help=f'Exit with {VERDICT_EXIT_CODE} if the verdict is "will not blend" or "not known".'
+)
 @options.force
 def command(
     command_output: CommandOutput,
@@ -53,9 +55,10 @@ def command(
 ) -> None:
     """Check whether checkpoints blend, before anything is exported.
 
-    Compares filters by the correlation index of the paper (Eq. 3), runs the network halfway between the members on
-    test images, and says what is wrong and what to do. The verdict is one of "blends well", "blends with caveats",
-    "will not blend"; it is a result, so the exit code is 0 whichever it is, unless --strict is given.
+    Runs the network halfway between the members on test images, compares filters by the correlation index of the
+    paper (Eq. 3), and says what is wrong and what to do. The verdict is one of "blends well", "blends with caveats",
+    "will not blend", and "not known" where nothing was run; it is a result, so the exit code is 0 whichever it is,
+    unless --strict is given.
     """
     one_bundle = len(members) == 1 and Path(members[0]).is_dir()
     family = Path(members[0]) if one_bundle else options.parse_members(members)
@@ -72,13 +75,16 @@ def command(
         )
     if not command_output.print_result("check", report.to_json()):
         _print_report(report)
-    if strict and report.verdict == "will not blend":
+    if strict and report.verdict in ("will not blend", "not known"):
         raise click.exceptions.Exit(VERDICT_EXIT_CODE)
 
 
 def _print_report(report: Any) -> None:
     print_summary({"verdict": report.verdict, "members": ", ".join(report.members), "architecture": report.architecture})
     click.echo()
+    if report.verdict == "not known":
+        click.echo(escape_name(report.reasons[0], 1000))
+        click.echo()
     rows = [
         (row.pair, row.layer, "x".join(map(str, row.shape)), row.filters, *_format_spread(row.quantiles))
         for row in report.layers
@@ -92,7 +98,15 @@ def _print_report(report: Any) -> None:
     ]
     print_table(["pair", "verdict", "cause", "index", "distance"], pairs)
     click.echo()
-    for line in (*report.reasons, *report.advice, *report.notes):
+    losses = {row.pair: row.loss.format_figures() for row in report.pairs if row.loss}
+    if losses:
+        print_table(["pair", *next(iter(losses.values()))], [(pair, *figures.values()) for pair, figures in losses.items()])
+        click.echo()
+    if report.path:
+        print_summary({"path": " - ".join(report.path.members), "weak link": f"{report.path.weak_link}: {report.path.verdict}"})
+        click.echo()
+    reasons = report.reasons[1:] if report.verdict == "not known" else report.reasons
+    for line in (*reasons, *report.advice, *report.notes):
         click.echo(escape_name(line, 1000))
     if report.report:
         click.echo()

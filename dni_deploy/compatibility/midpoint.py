@@ -109,12 +109,6 @@ def average_midpoints(midpoints: Sequence[Midpoint]) -> Midpoint:
     return Midpoint(midpoints[0].pair, error, departure, brightness, contrast, finite, f"{len(midpoints)} test images")
 
 
-MIN_BARRIER_DB = 0.5
-"""Decibels above the mean error of the ends from which a barrier is reported; less is not seen."""
-
-BLOCKING_BARRIER_DB = 10 * math.log10(2)
-"""3 dB, twice the error: where the middle is that much worse than *both* ends, the path between them is blocked."""
-
 MIN_MEAN_SQUARED_ERROR = (1 / 255 / 16) ** 2
 """In parts of the squared value range, far below what 8 bits can hold: errors below it are not compared as a ratio."""
 
@@ -129,6 +123,9 @@ class Barrier:
         first: Error of the first member.
         middle: Error of the blend.
         second: Error of the second member.
+        pixel_blend: Error of the mean of both members' outputs.
+        input: Error of the input itself, enlarged to the output's size; None where the two are no images of one kind.
+        noise: Sigma, of 255, of the noise that was added to the input; 0 without.
     """
 
     pair: str
@@ -136,6 +133,9 @@ class Barrier:
     first: float
     middle: float
     second: float
+    pixel_blend: float
+    input: float | None = None
+    noise: int = 0
 
     @property
     def barrier(self) -> float:
@@ -156,14 +156,9 @@ class Barrier:
         return _error_ratio_db(self.middle, max(self.first, self.second))
 
     @property
-    def is_barrier(self) -> bool:
-        """Whether the middle is visibly worse than the ends are on average."""
-        return self.decibels > MIN_BARRIER_DB
-
-    @property
-    def is_blocking(self) -> bool:
-        """Whether the middle is much worse than both ends."""
-        return self.beyond > BLOCKING_BARRIER_DB
+    def pixel_blend_beyond(self) -> float:
+        """Decibels above the worse end of the mean of both outputs."""
+        return _error_ratio_db(self.pixel_blend, max(self.first, self.second))
 
 
 def measure_barrier(
@@ -173,6 +168,8 @@ def measure_barrier(
     reference: NDArray[np.float32],
     low: float,
     high: float,
+    x: NDArray[np.float32] | None = None,
+    noise: int = 0,
 ) -> Barrier:
     """Compares outputs with a reference; values are clipped to low..high, as those of an image are.
 
@@ -183,18 +180,115 @@ def measure_barrier(
         reference: What the network should return.
         low: Value of black.
         high: Value of white.
+        x: The input, (N, C, H, W).
+        noise: Sigma, of 255, of the noise that was added to it.
     """
-    first, middle, second = (_mean_squared_error(output, reference, low, high) for output in outputs)
-    return Barrier(pair, test_image, first, middle, second)
+    first, middle, second = (np.clip(np.nan_to_num(y.astype(np.float64), nan=low), low, high) for y in outputs)
+    enlarged = None if x is None else _enlarge(x, reference.shape)
+
+    def error(image: NDArray[Any]) -> float:
+        return float(np.mean(np.square((image - reference) / (high - low))))
+
+    return Barrier(
+        pair, test_image, error(first), error(middle), error(second), error((first + second) / 2),
+        None if enlarged is None else error(enlarged), noise,
+    )  # fmt: skip
 
 
-def _mean_squared_error(output: NDArray[np.float32], reference: NDArray[np.float32], low: float, high: float) -> float:
-    clipped = np.clip(np.nan_to_num(output.astype(np.float64), nan=low), low, high)
-    return float(np.mean(np.square((clipped - reference) / (high - low))))
+def _enlarge(x: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float64] | None:
+    """Repeats the pixels until the image has this shape; None where it cannot have it."""
+    scale = shape[2] // x.shape[2]
+    enlarged = x.astype(np.float64).repeat(scale, axis=2).repeat(scale, axis=3)
+    return enlarged if enlarged.shape == shape else None
 
 
 def _error_ratio_db(error: float, other: float) -> float:
     return 10 * math.log10(max(error, MIN_MEAN_SQUARED_ERROR) / max(other, MIN_MEAN_SQUARED_ERROR))
+
+
+MAX_END_GAP_DB = 10.0
+"""A member that is farther below the other one, or below its own input, does not do the task: to be better than it says nothing. Of
+public networks none is 6 dB below the other or its input."""
+
+
+@dataclass(frozen=True)
+class BlendLoss:
+    """PSNRs in dB, each of the mean squared error over all test images, as a loss is averaged over data.
+
+    Attributes:
+        test_images: Their names.
+        noise: Sigma, of 255, of the noise that was added to them; 0 without.
+        first: PSNR of the first member.
+        middle: PSNR of the blend halfway.
+        second: PSNR of the second member.
+        pixel_blend: PSNR of the mean of both members' outputs.
+        input: PSNR of the input itself, enlarged; None where that is no image of the same kind.
+    """
+
+    test_images: tuple[str, ...]
+    noise: int
+    first: float
+    middle: float
+    second: float
+    pixel_blend: float
+    input: float | None = None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether both members do the task, so that a comparison with the worse one says something."""
+        worse, better = sorted((self.first, self.second))
+        floor = better - MAX_END_GAP_DB
+        if self.input is not None:
+            floor = max(floor, self.input if self.noise else self.input - MAX_END_GAP_DB)
+        return worse >= floor
+
+    @property
+    def loss(self) -> float:
+        """Decibels by which the blend halfway is below the worse end; negative where it is better."""
+        return min(self.first, self.second) - self.middle
+
+    @property
+    def pixel_blend_loss(self) -> float:
+        """Decibels by which the mean of both outputs is below the worse end."""
+        return min(self.first, self.second) - self.pixel_blend
+
+    def format_figures(self) -> dict[str, str]:
+        """Returns the figures for a table by their headings."""
+        count = len(self.test_images)
+        return {
+            "images": f"{count}, noise {self.noise}" if self.noise else f"{count}",
+            "first, dB": f"{self.first:.2f}",
+            "halfway": f"{self.middle:.2f}",
+            "second": f"{self.second:.2f}",
+            "pixel blending": f"{self.pixel_blend:.2f}",
+            "loss": f"{self.loss:+.2f}",
+        }
+
+
+def measure_blend_loss(barriers: Sequence[Barrier]) -> BlendLoss | None:
+    """Averages the barriers of one pair over its test images; of several noise levels, takes the one that loses most.
+
+    A level that both members do not restore hides what the blend loses.
+
+    Args:
+        barriers: The pair's, by test image.
+
+    Returns:
+        The loss; None without barriers, and where a member does not do the task.
+    """
+    losses = []
+    for noise in sorted({row.noise for row in barriers}):
+        rows = [row for row in barriers if row.noise == noise]
+        psnrs = (
+            None if rows[0].input is None and name == "input" else _psnr(float(np.mean([getattr(row, name) for row in rows])))
+            for name in ("first", "middle", "second", "pixel_blend", "input")
+        )
+        losses.append(BlendLoss(tuple(row.test_image for row in rows), noise, *psnrs))  # type: ignore[arg-type]
+    return max((row for row in losses if row.is_known), key=lambda row: row.loss, default=None)
+
+
+def _psnr(error: float) -> float:
+    return -10 * math.log10(max(error, MIN_MEAN_SQUARED_ERROR))
 
 
 VARIANCE_EPSILON = 1e-5

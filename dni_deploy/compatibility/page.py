@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dni_deploy.compatibility.correlation import MAX_UNRELATED_INDEX, MIN_BLENDING_INDEX, REPORTED_PERCENTILES, LayerCorrelation
-from dni_deploy.compatibility.report import CheckReport, PairReport
+from dni_deploy.compatibility.report import CheckReport, PairReport, PathReport
 from dni_deploy.compatibility.trial import PairContactSheet
 from dni_deploy.reports.page import encode_data_uri, render_page
 
@@ -16,7 +16,21 @@ MAX_IMAGE_SIDE_PX = 256
 MAX_OPEN_LAYERS = 40
 """Up to this many layers the chart of a pair is unfolded."""
 
-CSS_CLASS_BY_VERDICT = {"blends well": "good", "blends with caveats": "caution", "will not blend": "bad"}
+CSS_CLASS_BY_VERDICT = {
+    "blends well": "good",
+    "blends with caveats": "caution",
+    "not known": "unknown",
+    "will not blend": "bad",
+}
+LOSS_TITLES = {
+    "images": "test images",
+    "first, dB": "PSNR of the first member, dB",
+    "halfway": "halfway, dB",
+    "second": "second member, dB",
+    "pixel blending": "pixel blending, dB",
+    "loss": "loss halfway against the worse end, dB",
+}
+ARROW = " \N{RIGHTWARDS ARROW} "
 
 
 def render_check_page(report: CheckReport, contact_sheets: Sequence[PairContactSheet]) -> str:
@@ -42,6 +56,8 @@ def render_check_page(report: CheckReport, contact_sheets: Sequence[PairContactS
         "advice": report.advice,
         "has_notes": bool(report.notes),
         "notes": report.notes,
+        "has_losses": any(pair.loss for pair in report.pairs),
+        "path": _make_path(report.path),
         "matrix": _make_matrix(report),
         "pairs": [_make_pair(report, pair, contact_sheets) for pair in report.pairs],
         "tables": [table for table in _make_tables(report) if table["rows"]],
@@ -61,17 +77,23 @@ def _make_matrix(report: CheckReport) -> dict[str, Any] | None:
             {"name": name, "distances": [f"{distance:.3f}" for distance in row]}
             for name, row in zip(report.compared, report.distances, strict=True)
         ],
-        "order": " \N{RIGHTWARDS ARROW} ".join(report.order),
+    }
+
+
+def _make_path(path: PathReport | None) -> dict[str, Any] | None:
+    if path is None:
+        return None
+    return {
+        "path_members": ARROW.join(path.members),
+        "weak_link": path.weak_link,
+        "weak_verdict": path.verdict,
+        "weak_class": CSS_CLASS_BY_VERDICT[path.verdict],
     }
 
 
 def _make_pair(report: CheckReport, pair: PairReport, contact_sheets: Sequence[PairContactSheet]) -> dict[str, Any]:
     figures = {"correlation index, median": pair.median, "network distance": pair.distance}
-    barriers = [
-        {"name": f"barrier, {row.test_image}", "value": f"{row.decibels:+.2f} dB"}
-        for row in report.barriers
-        if row.pair == pair.pair
-    ]
+    loss = pair.loss.format_figures() if pair.loss else {}
     errors = {row.test_image: row.error for row in report.midpoints if row.pair == pair.pair}
     first, _, second = pair.pair.partition(" - ")
     sheets = []
@@ -94,10 +116,12 @@ def _make_pair(report: CheckReport, pair: PairReport, contact_sheets: Sequence[P
         "causes": ", ".join(pair.causes) or "-",
         "index": _format_figure(pair.median),
         "distance": _format_figure(pair.distance),
+        "loss_halfway": loss.get("loss", "-"),
+        "loss_pixel_blend": f"{pair.loss.pixel_blend_loss:+.2f}" if pair.loss else "-",
         "pair_reasons": pair.reasons,
         "figures": [
             *({"name": name, "value": _format_figure(value)} for name, value in figures.items() if value is not None),
-            *barriers,
+            *({"name": LOSS_TITLES[name], "value": value} for name, value in loss.items()),
         ],
         "sheets": sheets,
         "chart": _make_layer_chart([row for row in report.layers if row.pair == pair.pair]),
@@ -173,11 +197,14 @@ def _make_tables(report: CheckReport) -> Iterator[dict[str, Any]]:
     )  # fmt: skip
     yield make_table(
         "Loss barrier",
-        ("pair", "test image", "first", "halfway", "second", "barrier", "dB", "beyond the worse end, dB"),
+        (
+            "pair", "test image", "first", "halfway", "second", "pixel blending", "barrier", "dB", "beyond the worse end, dB",
+            "pixel blending beyond it, dB",
+        ),
         [
             (
-                row.pair, row.test_image, f"{row.first:.2e}", f"{row.middle:.2e}", f"{row.second:.2e}", f"{row.barrier:+.2e}",
-                f"{row.decibels:+.2f}", f"{row.beyond:+.2f}",
+                row.pair, row.test_image, f"{row.first:.2e}", f"{row.middle:.2e}", f"{row.second:.2e}", f"{row.pixel_blend:.2e}",
+                f"{row.barrier:+.2e}", f"{row.decibels:+.2f}", f"{row.beyond:+.2f}", f"{row.pixel_blend_beyond:+.2f}",
             )
             for row in report.barriers
         ],

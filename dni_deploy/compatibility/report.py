@@ -7,7 +7,7 @@ from typing import Any
 
 from dni_deploy.checkpoints.family import Difference
 from dni_deploy.compatibility.correlation import BatchNormDifference, LayerCorrelation
-from dni_deploy.compatibility.midpoint import Barrier, BatchNormMismatch, Midpoint
+from dni_deploy.compatibility.midpoint import Barrier, BatchNormMismatch, BlendLoss, Midpoint
 from dni_deploy.compatibility.verdict import Cause, Verdict
 
 
@@ -24,6 +24,7 @@ class PairReport:
         whiteness: Whiteness of the difference; None where nothing differs.
         reasons: A sentence each, as in the whole report.
         advice: A sentence each, as in the whole report.
+        loss: PSNRs of both ends, of the blend halfway and of pixel blending; None where the right image is not known.
     """
 
     pair: str
@@ -34,6 +35,24 @@ class PairReport:
     whiteness: float | None
     reasons: tuple[str, ...]
     advice: tuple[str, ...]
+    loss: BlendLoss | None = None
+
+
+@dataclass(frozen=True)
+class PathReport:
+    """The way from one member to the next, on which two neighbors at a time are blended.
+
+    Attributes:
+        members: In the order of the shortest path through all of them.
+        pairs: The names of the neighboring pairs, in this order.
+        weak_link: The neighboring pair with the worst verdict; of several, the one that loses most or is farthest apart.
+        verdict: The weak link's.
+    """
+
+    members: tuple[str, ...]
+    pairs: tuple[str, ...]
+    weak_link: str
+    verdict: Verdict
 
 
 @dataclass(frozen=True)
@@ -69,6 +88,7 @@ class CheckReport:
         compared: The members of one network.
         distances: The network distance of any two members, a row for each, in the order of `compared`.
         order: The members along the shortest path through all of them: neighbors are the nearest to blend.
+        path: That way and its weak link; None for two members.
         layers: The correlation index, a row for each pair and layer.
         drifts: Running statistics of the members, a row for each pair and BatchNorm.
         midpoints: The blend halfway, a row for each pair and test image.
@@ -90,6 +110,7 @@ class CheckReport:
     compared: tuple[str, ...] = ()
     distances: tuple[tuple[float, ...], ...] = ()
     order: tuple[str, ...] = ()
+    path: PathReport | None = None
     layers: tuple[LayerCorrelation, ...] = ()
     drifts: tuple[BatchNormDifference, ...] = ()
     midpoints: tuple[Midpoint, ...] = ()
@@ -105,5 +126,13 @@ class CheckReport:
         for fields_of_layer, layer in zip(fields["layers"], self.layers, strict=True):
             fields_of_layer["median"] = layer.median
         for fields_of_barrier, barrier in zip(fields["barriers"], self.barriers, strict=True):
-            fields_of_barrier.update(barrier=barrier.barrier, decibels=barrier.decibels, beyond=barrier.beyond)
+            fields_of_barrier.update(
+                barrier=barrier.barrier,
+                decibels=barrier.decibels,
+                beyond=barrier.beyond,
+                pixel_blend_beyond=barrier.pixel_blend_beyond,
+            )
+        for fields_of_pair, pair in zip(fields["pairs"], self.pairs, strict=True):
+            if pair.loss is not None:
+                fields_of_pair["loss"].update(loss=pair.loss.loss, pixel_blend_loss=pair.loss.pixel_blend_loss)
         return fields

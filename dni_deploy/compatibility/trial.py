@@ -18,7 +18,7 @@ from dni_deploy.compatibility.midpoint import (
     measure_batchnorm_mismatches,
     measure_midpoint,
 )
-from dni_deploy.compatibility.probes import TEST_NOISE_SIGMAS, SampleInput, add_noise, is_restoration_network
+from dni_deploy.compatibility.probes import MAX_NOISY_IMAGES, TEST_NOISE_SIGMAS, SampleInput, add_noise, is_restoration_network
 from dni_deploy.compatibility.runner import BlendRunner, MemberCoefficients
 from dni_deploy.imaging.frames import Frame
 from dni_deploy.signature import Signature
@@ -74,7 +74,7 @@ def measure_pairs(
     """Runs each member alone and each pair at (0.5, 0.5).
 
     Where no input has a reference and the members return a clean image nearly as it is, they are networks that restore images:
-    the last input is then tried with noise as well, and the loss barrier and the statistics of BatchNorm are measured there.
+    inputs are then tried with noise as well, and the loss barrier and the statistics of BatchNorm are measured there.
 
     Args:
         runner: The network.
@@ -97,7 +97,9 @@ def measure_pairs(
     if not any(sample.reference is not None for sample in sample_inputs) and is_restoration_network(
         signature, sample_inputs[-1].x, [outputs[-1][name] for name in members]
     ):
-        sample_inputs = [add_noise(sample_inputs[-1], signature, sigma) for sigma in TEST_NOISE_SIGMAS]
+        sample_inputs = [
+            add_noise(sample, signature, sigma) for sigma in TEST_NOISE_SIGMAS for sample in sample_inputs[:MAX_NOISY_IMAGES]
+        ]
         outputs = _run_blends(runner, blends, sample_inputs, len(blends), total, progress)
     for sample, sample_outputs in zip(sample_inputs, outputs, strict=True):
         result.barriers += _measure_barriers(pairs, sample, sample_outputs, signature)
@@ -138,7 +140,15 @@ def _measure_barriers(pairs: Sequence[Pair], sample: SampleInput, outputs: _Outp
         return []
     ends = signature.low, signature.high
     return [
-        measure_barrier(format_pair_name(*pair), sample.name, _select_outputs(pair, outputs), sample.reference, *ends)
+        measure_barrier(
+            format_pair_name(*pair),
+            sample.name,
+            _select_outputs(pair, outputs),
+            sample.reference,
+            *ends,
+            sample.x,
+            sample.noise,
+        )
         for pair in pairs
     ]
 

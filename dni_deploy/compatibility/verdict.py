@@ -10,11 +10,18 @@ import numpy as np
 
 from dni_deploy.compatibility.correlation import MAX_UNRELATED_INDEX, MIN_BLENDING_INDEX, LayerCorrelation
 from dni_deploy.compatibility.distance import MAX_WHITENESS
-from dni_deploy.compatibility.midpoint import Barrier, BatchNormMismatch, Midpoint, average_midpoints
+from dni_deploy.compatibility.midpoint import (
+    Barrier,
+    BatchNormMismatch,
+    BlendLoss,
+    Midpoint,
+    average_midpoints,
+    measure_blend_loss,
+)
 
-Verdict = Literal["blends well", "blends with caveats", "will not blend"]
-VERDICTS: tuple[Verdict, ...] = ("blends well", "blends with caveats", "will not blend")
-"""From best to worst."""
+Verdict = Literal["blends well", "blends with caveats", "not known", "will not blend"]
+VERDICTS: tuple[Verdict, ...] = ("blends well", "blends with caveats", "not known", "will not blend")
+"""From best to worst; "not known" where nothing was run."""
 Cause = Literal["apart", "permuted", "flipped", "scale", "noise", "collapse", "barrier", "drift", "other network"]
 """What is wrong with a pair, for programs; docs/check.md explains each."""
 UNRELATED_CAUSES: frozenset[Cause] = frozenset({"apart", "permuted", "flipped"})
@@ -26,14 +33,23 @@ NORM_RATIO_RANGE = (0.5, 2.0)
 """Norms of one member's filters over the other's, outside of which the two are on different scales."""
 MIN_NOISY_DISTANCE = 0.1
 """Network distance from which noise between the members counts: about a tenth of the weights' own size."""
+MAX_LOSS_DB: dict[Verdict, float] = {"blends well": 1.0, "blends with caveats": 3.0}
+"""Decibels by which the blend halfway may be below the worse end."""
+MIN_DARKNESS, MAX_FLAT_CONTRAST = 0.01, 0.95
+"""Change of brightness, as a fraction of the range, and contrast, as a fraction of the ends', from which an image is called dark
+(or bright) and flat."""
 
 CALIBRATE_ADVICE = (
-    "Calibrate the blends on images, which estimates the statistics of BatchNorm: export, then "
-    "dni-deploy build BUNDLE --calibrate IMAGES."
+    "Calibrate the blends on images, which may mend that: export, then dni-deploy build BUNDLE --calibrate IMAGES."
 )
 CALIBRATE_AGAIN_ADVICE = (
     "The calibration does not fit these images: calibrate on images like these, or at more alphas: "
     "dni-deploy build BUNDLE --calibrate IMAGES --calibration-points 32 --force."
+)
+
+PIXEL_BLEND_ADVICE = (
+    "Pixel blending, the weighted mean of both members' outputs, loses no more than 1 dB where the blended weights lose more; "
+    "it runs both networks."
 )
 
 
@@ -47,7 +63,7 @@ class PairEvidence:
         distance: Network distance.
         whiteness: Whiteness of the difference; None where nothing differs.
         midpoints: By test image; empty where nothing ran.
-        barriers: By test image; empty without references.
+        barriers: By test image; empty where the right image is not known.
         norm_mismatches: Each BatchNorm halfway.
         is_calibrated: Whether the bundle is calibrated.
     """
@@ -71,12 +87,14 @@ class PairJudgment:
         causes: What is behind it, for programs.
         reasons: What is behind it, a sentence each.
         advice: What to do about it, a sentence each.
+        loss: What the blend halfway loses; None where that is not known.
     """
 
     verdict: Verdict
     causes: tuple[Cause, ...] = ()
     reasons: tuple[str, ...] = ()
     advice: tuple[str, ...] = ()
+    loss: BlendLoss | None = None
 
 
 @dataclass
@@ -87,11 +105,11 @@ class _Findings:
     causes: list[Cause] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
     advice: list[str] = field(default_factory=list)
-    worst_level: int = 0
+    verdict: Verdict = "blends well"
 
-    def add(self, level: int, cause: Cause | None, reason: str | None = None, advice: str | None = None) -> None:
-        """Adds a finding that allows no better verdict than `VERDICTS[level]`."""
-        self.worst_level = max(self.worst_level, level)
+    def add(self, verdict: Verdict, cause: Cause | None, reason: str | None = None, advice: str | None = None) -> None:
+        """Adds a finding that allows no better verdict than this one."""
+        self.verdict = max(self.verdict, verdict, key=VERDICTS.index)
         if cause is not None and cause not in self.causes:
             self.causes.append(cause)
         self.reasons += [f"{self.pair}: {reason}"] if reason else []
@@ -106,10 +124,13 @@ class _Findings:
 def judge_pair(pair: str, evidence: PairEvidence) -> PairJudgment:
     """Judges one pair.
 
-    "will not blend": the median index is below 0.1; or the image halfway collapses; or halfway the error is twice that of the
-    worse end; or filters are out of order or sign-flipped, and the image halfway shows it. "blends with caveats": a layer's
-    median index is below 0.689, or the middle lies outside of what is between the ends, or there is a barrier between them, or
-    their scales differ, or the difference is noise, or there are no filters to compare. Otherwise "blends well".
+    Without a midpoint the verdict is "not known": filters do not decide. Where the right image is known, and both members come
+    near it, the loss halfway decides: up to 1 dB below the worse end "blends well", up to 3 dB "blends with caveats", below that
+    "will not blend". Where it is not known, image and filters decide. "will not blend": the median index is below 0.1; or the
+    image halfway collapses; or filters are out of order or sign-flipped, and the image halfway shows it. "blends with caveats":
+    a layer's median index is below 0.689, or the middle lies outside of what is between the ends, or their scales differ, or
+    there are no filters to compare. Otherwise "blends well". With a loss or without, a difference that is noise allows
+    "blends with caveats" at best.
 
     Args:
         pair: The pair's name, with which each reason begins.
@@ -118,49 +139,62 @@ def judge_pair(pair: str, evidence: PairEvidence) -> PairJudgment:
     findings = _Findings(pair)
     midpoint = average_midpoints(evidence.midpoints) if evidence.midpoints else None
     _judge_filters(evidence, midpoint, findings)
-    if midpoint is not None:
+    loss = measure_blend_loss(evidence.barriers)
+    if midpoint is None:
+        findings.verdict = "not known"
+    else:
         _judge_midpoint(midpoint, findings)
-    if evidence.barriers:
-        _judge_barriers(evidence.barriers, findings)
+        if loss is not None and midpoint.finite:
+            _judge_loss(loss, findings)
+        elif evidence.barriers:
+            reason = (
+                "a member's output is far from the right image, so what the blend loses is not known; image and filters decide."
+            )
+            findings.add("blends well", None, reason)
     _judge_norms(evidence.norm_mismatches, evidence.is_calibrated, findings)
+    if midpoint is not None and findings.verdict != "blends well":
+        _advise_alternatives(midpoint, loss, findings)
     is_white = evidence.whiteness is not None and evidence.whiteness < MAX_WHITENESS and not findings.are_unrelated
-    if is_white and (evidence.distance > MIN_NOISY_DISTANCE or findings.worst_level):
+    if is_white and (evidence.distance > MIN_NOISY_DISTANCE or findings.verdict != "blends well"):
         findings.add(
-            1,
+            "blends with caveats",
             "noise",
             f"the difference between the members has no structure ({evidence.whiteness:.2f}; "
             "noise has 1, training leaves more).",
             "One of the members looks damaged, or never trained: run each alone before blending them.",
         )
     advice = tuple(dict.fromkeys(findings.advice))
-    return PairJudgment(VERDICTS[findings.worst_level], tuple(findings.causes), tuple(findings.reasons), advice)
+    return PairJudgment(findings.verdict, tuple(findings.causes), tuple(findings.reasons), advice, loss)
 
 
 def _judge_filters(evidence: PairEvidence, midpoint: Midpoint | None, findings: _Findings) -> None:
     median, layers = evidence.median, [(row, row.median) for row in evidence.layers if row.median is not None]
     if median is None or not layers:
-        findings.add(1, None, "no layer has filters that could be compared.")
+        findings.add("blends with caveats", None, "no layer has filters that could be compared.")
         return
+    verdict: Verdict
     if median < MAX_UNRELATED_INDEX:
-        level, comparison = 2, "below the 0.1 where unrelated networks lie"
+        verdict, comparison = "will not blend", "below the 0.1 where unrelated networks lie"
     elif median < MIN_BLENDING_INDEX:
-        level, comparison = 1, "above the 0.1 of unrelated networks"
+        verdict, comparison = "blends with caveats", "above the 0.1 of unrelated networks"
     else:
-        level, comparison = 0, "at or above the 0.689 of families that blend"
-    findings.add(level, None, f"the median correlation of all filters is {median:.3f}, {comparison}.")
+        verdict, comparison = "blends well", "at or above the 0.689 of families that blend"
+    findings.add(verdict, None, f"the median correlation of all filters is {median:.3f}, {comparison}.")
     low = sorted(((row, layer_median) for row, layer_median in layers if row.has_low_median), key=lambda item: item[1])
     if low:
         worst = ", ".join(f"{row.layer} {layer_median:.3f}" for row, layer_median in low[:3])
-        findings.add(1, None, f"{len(low)} of {len(layers)} layers have a median below 0.689; lowest: {worst}.")
+        findings.add(
+            "blends with caveats", None, f"{len(low)} of {len(layers)} layers have a median below 0.689; lowest: {worst}."
+        )
     _judge_order_and_signs([row for row, _ in layers], median, midpoint, findings)
     if not findings.are_unrelated and low:
         advice = "Look at a sweep before relying on it; fine-tuning for fewer steps, or at a lower rate, keeps layers alike."
-        findings.add(1, None, advice=advice)
+        findings.add("blends with caveats", None, advice=advice)
     misscaled = [row for row, _ in layers if not NORM_RATIO_RANGE[0] <= row.scale <= NORM_RATIO_RANGE[1]]
     if misscaled and median >= MAX_UNRELATED_INDEX:
         row = max(misscaled, key=lambda row: abs(np.log(row.scale)))
         findings.add(
-            1,
+            "blends with caveats",
             "scale",
             f"{len(misscaled)} of {len(layers)} layers are on another scale; "
             f"{row.layer}: {row.scale:.3g} times the first member's.",
@@ -174,10 +208,11 @@ def _judge_order_and_signs(
     """Looks for why filters differ: sign-flipped or permuted, which matter where the middle shows it, or trained apart."""
     count, flipped = sum(row.filters for row in layers), sum(row.flipped for row in layers)
     reordered = [row for row in layers if row.is_reordered]
-    level = 2 if midpoint is None or midpoint.is_outside_ends or midpoint.is_collapsed else 1
+    is_visible = midpoint is None or midpoint.is_outside_ends or midpoint.is_collapsed
+    verdict: Verdict = "will not blend" if is_visible else "blends with caveats"
     if flipped > MIN_CAUSE_FRACTION * count:
         findings.add(
-            level,
+            verdict,
             "flipped",
             f"{flipped} of {count} filters are those of the other member with the sign flipped; halfway they cancel.",
             "Flip the signs back (with those of the BatchNorm or layer behind them), or fine-tune one member from the other.",
@@ -186,7 +221,7 @@ def _judge_order_and_signs(
         names = ", ".join(row.layer for row in reordered[:3]) + (", ..." if len(reordered) > 3 else "")
         aligned = float(np.median([row.aligned_median for row in reordered if row.aligned_median is not None]))
         findings.add(
-            level,
+            verdict,
             "permuted",
             f"the channels are permuted: in {len(reordered)} layers ({names}) the filters match in another order, "
             f"with a median of {aligned:.3f} instead of {median:.3f}.",
@@ -196,12 +231,12 @@ def _judge_order_and_signs(
         advice = (
             "Fine-tune one member from the other, or all from one ancestor: networks trained apart order their filters apart."
         )
-        findings.add(2, "apart", advice=advice)
+        findings.add("will not blend", "apart", advice=advice)
 
 
 def _judge_midpoint(midpoint: Midpoint, findings: _Findings) -> None:
     if not midpoint.finite:
-        findings.add(2, "collapse", "halfway, or at an end, the output has NaN or infinite numbers.")
+        findings.add("will not blend", "collapse", "halfway, or at an end, the output has NaN or infinite numbers.")
         return
     sentence = (
         f"it is {midpoint.error:.3f} of its contrast away from the mean of the ends, "
@@ -209,12 +244,14 @@ def _judge_midpoint(midpoint: Midpoint, findings: _Findings) -> None:
     )
     if midpoint.is_collapsed:
         advice = "The image is lost halfway: fine-tune in smaller steps from one ancestor, or train the members jointly."
-        findings.add(2, "collapse", f"halfway the image collapses: {sentence}", None if findings.are_unrelated else advice)
+        findings.add(
+            "will not blend", "collapse", f"halfway the image collapses: {sentence}", None if findings.are_unrelated else advice
+        )
     elif midpoint.is_outside_ends:
         advice = "Look at a sweep: the middle is not between the ends."
-        findings.add(1, None, f"halfway the image leaves what is between the ends: {sentence}", advice)
+        findings.add("blends with caveats", None, f"halfway the image leaves what is between the ends: {sentence}", advice)
     else:
-        findings.add(0, None, f"halfway the image holds: {sentence}")
+        findings.add("blends well", None, f"halfway the image holds: {sentence}")
 
 
 def _format_brightness(brightness: float) -> str:
@@ -223,18 +260,24 @@ def _format_brightness(brightness: float) -> str:
     return f"{'darker' if brightness < 0 else 'brighter'} by {abs(brightness) * 100:.1f} % of the range"
 
 
-def _judge_barriers(barriers: Sequence[Barrier], findings: _Findings) -> None:
-    decibels, beyond = (float(np.median([getattr(row, name) for row in barriers])) for name in ("decibels", "beyond"))
-    where = barriers[0].test_image if len(barriers) == 1 else f"{len(barriers)} test images"
-    sentence = f"loss barrier on {where}: halfway the error is"
-    if all(row.is_blocking for row in barriers):
-        findings.add(2, "barrier", f"{sentence} {beyond:.2f} dB above that of the worse end.")
-        return
-    sentence += f" {abs(decibels):.2f} dB {'above' if decibels > 0 else 'below'} the mean of the ends' errors."
-    if all(row.is_barrier for row in barriers):
-        findings.add(1, "barrier", sentence, "Look at a sweep: halfway the result is worse than at the ends.")
-    else:
-        findings.add(0, None, sentence)
+def _judge_loss(loss: BlendLoss, findings: _Findings) -> None:
+    """Lets the measured loss decide: it outranks the filters and the image, for better and for worse."""
+    findings.verdict = next((verdict for verdict, limit in MAX_LOSS_DB.items() if loss.loss <= limit), "will not blend")
+    findings.reasons.insert(0, f"{findings.pair}: {_describe_loss(loss)}")
+    if findings.verdict == "blends well":
+        findings.advice.clear()
+    elif "barrier" not in findings.causes:
+        findings.causes.append("barrier")
+
+
+def _describe_loss(loss: BlendLoss) -> str:
+    noise = f" with noise {loss.noise}" if loss.noise else ""
+    where = loss.test_images[0] if len(loss.test_images) == 1 else f"{len(loss.test_images)} test images{noise}"
+    side = "below" if loss.loss > 0 else "above"
+    return (
+        f"on {where} halfway has {loss.middle:.2f} dB, {abs(loss.loss):.2f} dB {side} the worse end "
+        f"({loss.first:.2f} and {loss.second:.2f} dB); pixel blending has {loss.pixel_blend:.2f} dB."
+    )
 
 
 def _judge_norms(mismatches: Sequence[BatchNormMismatch], is_calibrated: bool, findings: _Findings) -> None:
@@ -244,9 +287,20 @@ def _judge_norms(mismatches: Sequence[BatchNormMismatch], is_calibrated: bool, f
     row = max(drifted, key=lambda row: abs(np.log(max(row.variance, 1e-12))))
     which = "calibrated statistics" if is_calibrated else "statistics"
     findings.add(
-        0,
+        "blends well",
         "drift",
         f"in {len(drifted)} of {len(mismatches)} BatchNorms the blend's activations are not what its {which} say; "
         f"{row.layer}: {row.variance:.2f} of the variance.",
         CALIBRATE_AGAIN_ADVICE if is_calibrated else CALIBRATE_ADVICE,
     )
+
+
+def _advise_alternatives(midpoint: Midpoint, loss: BlendLoss | None, findings: _Findings) -> None:
+    """Says what gives a better image halfway, where the mean of both outputs, with which it is compared, is fine."""
+    if loss is not None and loss.pixel_blend_loss > MAX_LOSS_DB["blends well"]:
+        return
+    if loss is not None:
+        findings.advice.append(PIXEL_BLEND_ADVICE)
+    is_dull = abs(midpoint.brightness) >= MIN_DARKNESS or midpoint.contrast <= MAX_FLAT_CONTRAST
+    if is_dull and midpoint.finite and {"flipped", "permuted", "drift"}.isdisjoint(findings.causes):
+        findings.advice.append(CALIBRATE_ADVICE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -81,19 +82,33 @@ def test_one_permuted_layer_gives_at_least_a_warning() -> None:
     assert any("model.0.weight" in sentence for sentence in report.reasons)
 
 
-def test_all_pairs_of_few_members_and_those_of_the_first_of_many_are_compared() -> None:
+def test_all_pairs_of_few_members_and_the_neighbors_of_many_are_compared() -> None:
     states = pico_family("srcnn_959", 6)
     assert [row.pair for row in check(named(states[:3])).pairs] == ["a - b", "a - c", "b - c"]
-    assert [row.pair for row in check(named(states)).pairs] == ["a - b", "a - c", "a - d", "a - e", "a - f"]
+    report = check(named(states))
+    assert report.path is not None
+    assert report.path.members == report.order
+    assert [row.pair for row in report.pairs] == list(report.path.pairs)
+    assert list(report.path.pairs) == [f"{first} - {second}" for first, second in pairwise(report.order)]
 
 
-def test_a_network_without_architecture_is_judged_by_its_filters() -> None:
-    """Without an architecture nothing can run: the verdict depends on the index alone, and the report says so."""
+def test_of_a_network_without_architecture_nothing_is_known(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Filters alone decide nothing: public members with an index of 0.83 lose 12 dB, and such with 0.09 lose 1."""
     random = np.random.default_rng(0)
     state = {"strange.weight": random.standard_normal((8, 8, 3, 3)), "strange.bias": random.standard_normal(8)}
-    report = check({"a": state, "b": {key: value + 0.01 for key, value in state.items()}})
-    assert (report.verdict, report.architecture, report.midpoints) == ("blends well", None, ())
-    assert any("No midpoint was computed" in note for note in report.notes)
+    states = {"a": state, "b": {key: value + 0.01 for key, value in state.items()}}
+    report = check(states)
+    assert (report.verdict, report.architecture, report.midpoints) == ("not known", None, ())
+    assert report.reasons[0].startswith("Nothing was run")
+    assert "--arch package.module:factory" in report.reasons[0]
+    for name, tensors in states.items():
+        save_file({key: value.astype(np.float32) for key, value in tensors.items()}, tmp_path / f"{name}.safetensors")
+    files = [str(tmp_path / f"{name}.safetensors") for name in states]
+    assert main(["check", *files]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line]
+    assert lines[0].split(maxsplit=1) == ["verdict", "not known"]
+    assert lines[2].startswith("Nothing was run")
+    assert main(["check", *files, "--strict"]) == VERDICT_EXIT_CODE
 
 
 class Plain(torch.nn.Sequential):
@@ -188,7 +203,7 @@ def test_an_engine_that_fails_while_it_runs_gives_no_verdict(monkeypatch: pytest
 
 def test_nothing_to_compare_is_refused() -> None:
     report = check({"a": {"scale": np.ones(3)}, "b": {"scale": np.zeros(3)}})
-    assert (report.verdict, report.median) == ("blends with caveats", None)
+    assert (report.verdict, report.median) == ("not known", None)
 
 
 def test_the_report_is_json_with_the_figures(tmp_path: Path) -> None:
@@ -326,6 +341,10 @@ def test_members_are_ordered_by_distance() -> None:
     assert report.order == ("far", "second", "first")
     assert report.distances[0][1] > report.distances[0][2] > report.distances[1][2] > 0
     assert any("in the order far, second, first" in sentence for sentence in report.advice)
+    assert report.path is not None
+    assert (report.path.members, report.path.pairs) == (report.order, ("far - second", "first - second"))
+    assert report.path.weak_link == "far - second"  # twice as far as the other
+    assert check({name: states[name] for name in ("far", "first")}).path is None
 
 
 def test_checkpoints_and_their_bundle_give_the_same_batchnorm_inputs(tmp_path: Path) -> None:

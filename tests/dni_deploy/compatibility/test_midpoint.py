@@ -32,7 +32,10 @@ def test_loss_barrier_equals_hand_computed_values() -> None:
     assert barrier.first == pytest.approx(0.0025, rel=1e-5)  # float32 inputs
     assert barrier.barrier == pytest.approx(0.01 - 0.0025, rel=1e-5)
     assert barrier.decibels == barrier.beyond == pytest.approx(20 * np.log10(2), abs=1e-4)
-    assert barrier.is_blocking
+    enlarged = measure_barrier("a - b", "x", outputs, clean, 0.0, 1.0, clean[..., ::2, ::2] + np.float32(0.1))
+    assert (barrier.input, enlarged.input) == (None, pytest.approx(0.01, rel=1e-5))
+    assert measure_barrier("a - b", "x", outputs, clean, 0.0, 1.0, clean[:, :1]).input is None
+    assert barrier.pixel_blend == pytest.approx(0, abs=1e-12)  # the two errors cancel
     assert measure_barrier("a - b", "x", (clean, clean, clean), clean, 0, 1).decibels == 0
 
 

@@ -10,18 +10,21 @@ import pytest
 
 from dni_deploy.checkpoints.family import Difference
 from dni_deploy.compatibility.correlation import LayerCorrelation
-from dni_deploy.compatibility.midpoint import Barrier, Midpoint
+from dni_deploy.compatibility.midpoint import Barrier, Midpoint, measure_blend_loss
 from dni_deploy.compatibility.page import CSS_CLASS_BY_VERDICT, render_check_page
-from dni_deploy.compatibility.report import ArchitectureMismatch, CheckReport, PairReport
+from dni_deploy.compatibility.report import ArchitectureMismatch, CheckReport, PairReport, PathReport
 from dni_deploy.compatibility.trial import PairContactSheet
 from dni_deploy.compatibility.verdict import VERDICTS
 
-PAIR = PairReport("a - b", "blends with caveats", ("scale",), 0.85, 0.2, 1.9, ("A reason.",), ("Some advice.",))
+BARRIER = Barrier("a - b", "drawn", 0.01, 0.02, 0.01, 0.01)
+PAIR = PairReport(
+    "a - b", "blends with caveats", ("scale",), 0.85, 0.2, 1.9, ("A reason.",), ("Some advice.",), measure_blend_loss([BARRIER])
+)
 LAYER = LayerCorrelation("a - b", "body.0.weight", (8, 4, 3, 3), 8, 1, (-0.5, 0.5, 0.6, 0.9, 1.0))
 REPORT = CheckReport(
     "blends with caveats", ("a", "b"), "compact", 0.85, ("A reason.",), ("Some advice.",), ("A note.",), (PAIR,),
     layers=(LAYER,), midpoints=(Midpoint("a - b", 0.1, 0.5, 0.0, 1.0, True, "drawn"),),
-    barriers=(Barrier("a - b", "drawn", 0.01, 0.02, 0.01),),
+    barriers=(BARRIER,),
 )  # fmt: skip
 FRAMES = tuple(np.full((300, 200, 3), value, np.uint8) for value in (0, 80, 160, 240))
 SHEET = PairContactSheet("a - b", "drawn", FRAMES)
@@ -31,8 +34,9 @@ def test_a_pair_is_shown_with_its_images_layers_and_tables() -> None:
     text = render_check_page(REPORT, [SHEET])
     assert text.count("data:image/png;base64,") == 4
     assert "0.100 from the pixels" in text
-    assert "barrier, drawn" in text
-    assert "+3.01 dB" in text  # twice the error
+    assert "+3.01" in text  # twice the error
+    assert "<dt>pixel blending, dB</dt><dd>20.00</dd>" in text  # a mean squared error of 0.01
+    assert "<dt>loss halfway against the worse end, dB</dt><dd>+3.01</dd>" in text
     assert re.findall("<summary>(.*?)</summary>", text) == [
         "Layers", "Correlation index", "Halfway", "Loss barrier",
     ]  # fmt: skip
@@ -49,9 +53,10 @@ def test_the_axis_reaches_below_zero_only_where_a_layer_does() -> None:
 
 
 def test_several_pairs_and_members_are_tables() -> None:
-    other = replace(PAIR, pair="a - c", reasons=("Another reason.",))
+    other = replace(PAIR, pair="a - c", reasons=("Another reason.",), loss=None)
     report = replace(
-        REPORT, pairs=(PAIR, other), compared=("a", "b", "c"), order=("b", "a", "c"),
+        REPORT, pairs=(PAIR, other), compared=("a", "b", "c"),
+        path=PathReport(("b", "a", "c"), ("a - b", "a - c"), "a - c", "will not blend"),
         distances=((0.0, 0.1, 0.2), (0.1, 0.0, 0.3), (0.2, 0.3, 0.0)),
     )  # fmt: skip
     text = render_check_page(report, [SHEET])
@@ -59,6 +64,9 @@ def test_several_pairs_and_members_are_tables() -> None:
     assert "Another reason." in text
     assert "b \N{RIGHTWARDS ARROW} a \N{RIGHTWARDS ARROW} c" in text
     assert text.count("0.300") == 2
+    assert 'Weak link: <b>a - c</b>, <span class="bad">will not blend</span>' in text
+    assert "<td>+3.01</td><td>+0.00</td></tr>" in text.replace("-0.00", "+0.00")
+    assert "<td>-</td><td>-</td></tr>" in text
 
 
 def test_members_of_another_network_are_listed() -> None:

@@ -78,12 +78,12 @@ def hide_package(monkeypatch: pytest.MonkeyPatch, package: str, *importers: str)
 def test_without_onnxruntime_there_is_no_midpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     hide_package(monkeypatch, "onnxruntime", "engines.ort_session", "engines.onnxruntime_cpu")
     report = check(dict(zip("ab", pico_family("srcnn_959", 2), strict=True)))
-    assert (report.midpoints, report.verdict) == ((), "blends well")
-    [note] = [note for note in report.notes if "No midpoint was computed" in note]
-    assert "onnxruntime" in note
+    assert (report.midpoints, report.verdict) == ((), "not known")
+    assert report.reasons[0].startswith("Nothing was run, so whether the members blend is not known.")
+    assert "pip install" in report.reasons[0]
 
 
-def test_a_network_that_cannot_be_exported_is_judged_by_its_filters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_network_that_cannot_be_exported_nothing_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dni_deploy.errors import InputError
 
     monkeypatch.setenv("DNI_CACHE", str(tmp_path))  # another test may have left the graph in the common one
@@ -93,8 +93,8 @@ def test_a_network_that_cannot_be_exported_is_judged_by_its_filters(tmp_path: Pa
 
     monkeypatch.setattr("exporters.cache.export_graph", fail)
     report = check(dict(zip("ab", pico_family("compact", 2), strict=True)))
-    assert report.midpoints == ()
-    assert any("because the network cannot be exported" in note for note in report.notes)
+    assert (report.midpoints, report.verdict) == ((), "not known")
+    assert "The network X cannot be exported" in report.reasons[0]
 
 
 def test_a_bundle_runs_on_its_engine(tmp_path: Path) -> None:

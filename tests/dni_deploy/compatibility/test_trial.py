@@ -23,9 +23,11 @@ def test_a_restoration_network_is_also_run_on_noise() -> None:
     for state in family:
         state["model.6.weight"], state["model.6.bias"] = state["model.6.weight"] / 100, state["model.6.bias"] / 100
     report = check(dict(zip("ab", family, strict=True)))
-    assert [row.test_image for row in report.barriers] == [f"astronaut, noise {sigma}" for sigma in (20, 40, 60)]
-    # Clipped noise of sigma 20 of 255: a mean squared error of (20 / 255)^2, reduced by clipping, here by at most a fifth.
-    assert report.barriers[0].first == pytest.approx((20 / 255) ** 2, rel=0.2)
+    names = [f"{name}, noise {sigma}" for sigma in (10, 30, 60) for name in ("astronaut", "chelsea")]
+    assert [row.test_image for row in report.barriers] == names
+    # Clipped noise of sigma 10 of 255: a mean squared error of (10 / 255)^2, reduced by clipping, here by at most a fifth.
+    assert report.barriers[0].first == pytest.approx((10 / 255) ** 2, rel=0.2)
+    assert report.barriers[0].input == pytest.approx(report.barriers[0].first, rel=0.05)
     assert all(abs(row.decibels) < 0.5 for row in report.barriers)
     assert check(dict(zip("ab", pico_family("cyclegan", 2), strict=True))).barriers == ()
 
@@ -56,7 +58,8 @@ def test_each_blend_is_set_once_for_all_test_images() -> None:
     assert runner.blends == [{"a": 1.0}, {"b": 1.0}, {"a": 0.5, "b": 0.5}]
     assert [row.test_image for row in result.midpoints] == ["one", "two"]
     assert all(row.error < 1e-5 for row in result.midpoints)  # float32 rounding of a linear network
-    assert all(row.barrier < 0 and not row.is_barrier for row in result.barriers)
+    assert all(row.barrier < 0 for row in result.barriers)
+    assert [row.pixel_blend for row in result.barriers] == pytest.approx([0.0, 0.0], abs=1e-12)  # 0.4 x is the reference
     assert [len(sheet.frames) for sheet in result.contact_sheets] == [4, 4]
     assert result.norm_mismatches == []
     assert steps == sorted(steps)
