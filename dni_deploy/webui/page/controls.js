@@ -1,4 +1,5 @@
-// The controls of alpha: a slider for two members, a plane for three or four, a slider for each one of more.
+// The controls of alpha: a slider for two members; the path through three or more, and beside it a plane for three or four, or a slider
+// for each member.
 const SVG = "http://www.w3.org/2000/svg";
 
 export function sharesText(members, shares) {
@@ -15,8 +16,9 @@ function createElement(tag, properties = {}, ...children) {
 // Each control has {show(shares)}; `send` takes an object for the server and the time of the event.
 export function build(place, facts, send) {
   place.replaceChildren();
-  const parts = facts.plane ? [makePad(place, facts, send), makeDetails(place, facts, send)]
-    : facts.members.length === 2 ? [makeSlider(place, facts, send)] : [makeSliders(place, facts, send)];
+  const parts = facts.members.length === 2 ? [makeSlider(place, facts, send)]
+    : facts.plane ? [makePad(place, facts, send), makePath(place, facts, send), makeDetails(place, facts, send)]
+      : [makePath(place, facts, send), makeSliders(place, facts, send)];
   return { show: shares => parts.forEach(part => part.show(shares)) };
 }
 
@@ -45,6 +47,22 @@ function interpolate(points, value, from, to) {
   const [before, after] = [points[next - 1], points[next]];
   const part = (value - before[from]) / (after[from] - before[from]);
   return Math.min(1, Math.max(0, before[to] + part * (after[to] - before[to])));
+}
+
+// The path of `path=0..1`: from each member to the next. Other blends have a place on it, too: the mean of their members' places.
+function makePath(place, { members }, send) {
+  const last = members.length - 1;
+  const input = createElement("input", { type: "range", id: "path", min: 0, max: 1, step: 0.01 });
+  const ends = createElement("div", { className: "ends" }, createElement("span", { textContent: members[0] }), createElement("span", { textContent: members[last] }));
+  place.append(createElement("label", { htmlFor: "path", textContent: "path through all members" }), input, ends);
+  const showValue = shares => input.setAttribute("aria-valuetext", sharesText(members, shares));
+  input.addEventListener("input", event => {
+    const spot = input.valueAsNumber * last, before = Math.min(Math.floor(spot), last - 1), part = spot - before;
+    const shares = members.map((_, index) => index === before ? 1 - part : index === before + 1 ? part : 0);
+    showValue(shares);
+    send({ alpha: shares }, event.timeStamp);
+  });
+  return { show(shares) { input.value = shares.reduce((sum, share, index) => sum + share * index, 0) / last; showValue(shares); } };
 }
 
 function makeSliders(place, { members }, send) {

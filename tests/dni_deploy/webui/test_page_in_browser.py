@@ -118,6 +118,16 @@ def test_the_pad_and_the_member_sliders_set_alpha(browser: Any) -> None:
         tab.wait_for_coefficients(0.882, 0.098, 0.018, 0.002)
         pad.click()  # in its middle, once the layout rests
         tab.until(f"{ASK}.shares.split(' ').every(share => Math.abs(share - 0.25) < 0.01)")
+        path = tab.page.get_by_label("path through all members")
+        path.fill("0.5")  # halfway between the second and the third of four
+        tab.wait_for_coefficients(0.0, 0.5, 0.5, 0.0)
+        assert "0.00" in path.get_attribute("aria-valuetext")
+        path.focus()
+        tab.page.keyboard.press("End")
+        tab.wait_for_coefficients(0.0, 0.0, 0.0, 1.0)
+        live.shared_alpha.set_alpha([0.0, 0.75, 0.25, 0.0], "osc")
+        tab.wait_for_coefficients(0.0, 0.75, 0.25, 0.0)
+        tab.until("document.getElementById('path').value === '0.42'")  # 1.25 of 3 steps, in hundredths
         tab.page.get_by_text("One slider for each member").click()
         tab.page.get_by_label("dim", exact=True).fill("1")
         tab.wait_for_coefficients(0.0, 0.0, 0.0, 1.0)
@@ -126,6 +136,8 @@ def test_the_pad_and_the_member_sliders_set_alpha(browser: Any) -> None:
         tab = Tab(browser, live)
         tab.page.get_by_label("faint", exact=True).fill("0.5")
         tab.wait_for_coefficients(0.5, 0.0, 0.0, 0.0, 0.5)
+        tab.page.get_by_label("path through all members").fill("0.25")
+        tab.wait_for_coefficients(0.0, 1.0, 0.0, 0.0, 0.0)
         tab.close()
 
 
