@@ -15,8 +15,8 @@
     ├── BusyError                    9    something that only one process may use, such as a port, is in use
     └── EngineError                 11    an engine could not be built or refitted, or gives wrong results
 
-Exit 1 is a bug in dni-deploy, 10 is `check --strict` where the members will not blend, 130 is Ctrl-C. A message is one or two
-sentences: what, where, expected and got, what to do, and what is on disk now where that is in doubt.
+Exit 1 is a bug in dni-deploy, 10 is `check --strict` where the members will not blend or nothing was run, 130 is Ctrl-C. A message
+is one or two sentences: what, where, expected and got, what to do, and what is on disk now where that is in doubt.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from __future__ import annotations
 import unicodedata
 
 VERDICT_EXIT_CODE = 10
-"""Exit code of `check --strict` for the verdict "will not blend": a result that a script wants to stop at, not an error."""
+"""Exit code of `check --strict` for "will not blend" and "not known": results that a script wants to stop at, not errors."""
 
 
 class DniError(Exception):

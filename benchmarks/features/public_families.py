@@ -173,7 +173,7 @@ def measure_errors(runner: BlendRunner, pair: tuple[str, str], image: NDArray[np
 
 
 def _to_planes(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return np.ascontiguousarray(image.transpose(2, 0, 1)[None], np.float32) / np.float32(255)
+    return np.ascontiguousarray(image.transpose(2, 0, 1)[None] / 255, np.float32)
 
 
 def format_table(result: Mapping[str, Any]) -> str:

@@ -147,9 +147,7 @@ def judge_pair(pair: str, evidence: PairEvidence) -> PairJudgment:
         if loss is not None and midpoint.finite:
             _judge_loss(loss, findings)
         elif evidence.barriers:
-            reason = (
-                "a member's output is far from the right image, so what the blend loses is not known; image and filters decide."
-            )
+            reason = "a member does not do the task of the test images, so what the blend loses is not known; image and filters decide."
             findings.add("blends well", None, reason)
     _judge_norms(evidence.norm_mismatches, evidence.is_calibrated, findings)
     if midpoint is not None and findings.verdict != "blends well":
@@ -275,7 +273,7 @@ def _describe_loss(loss: BlendLoss) -> str:
     where = loss.test_images[0] if len(loss.test_images) == 1 else f"{len(loss.test_images)} test images{noise}"
     side = "below" if loss.loss > 0 else "above"
     return (
-        f"on {where} halfway has {loss.middle:.2f} dB, {abs(loss.loss):.2f} dB {side} the worse end "
+        f"on {where} the PSNR halfway is {loss.middle:.2f} dB, {abs(loss.loss):.2f} dB {side} that of the worse end "
         f"({loss.first:.2f} and {loss.second:.2f} dB); pixel blending has {loss.pixel_blend:.2f} dB."
     )
 

@@ -164,6 +164,27 @@ def test_files_with_graphs_are_run_without_an_architecture(tmp_path: Path) -> No
         check({"a": files["a"], "b": pico_state("dncnn")})
 
 
+def test_loss_pixel_blending_and_path_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Networks that nearly return their input, against a brighter image: near it, so the loss is known."""
+    files = [str(write_model(tmp_path / f"{name}.onnx", seed)) for seed, name in enumerate("abc")]
+    pixels = np.random.default_rng(0).integers(60, 180, (40, 40, 3), np.uint8)
+    for name, image in (("in", pixels), ("clean", pixels + np.uint8(50))):
+        Image.fromarray(image).save(tmp_path / f"{name}.png")
+    images = ["--image", str(tmp_path / "in.png"), "--reference", str(tmp_path / "clean.png")]
+    assert main(["check", *files, *images]) == 0
+    text = capsys.readouterr().out
+    assert main(["check", *files, *images, "--json"]) == 0
+    fields = json.loads(capsys.readouterr().out)
+    loss = fields["pairs"][0]["loss"]
+    assert loss["loss"] == pytest.approx(min(loss["first"], loss["second"]) - loss["middle"])
+    assert loss["pixel_blend_loss"] == pytest.approx(min(loss["first"], loss["second"]) - loss["pixel_blend"])
+    figures = [f"{loss[name]:.2f}" for name in ("first", "middle", "second", "pixel_blend")]
+    assert any(line.split()[3:] == ["1", *figures, f"{loss['loss']:+.2f}"] for line in text.splitlines())
+    assert f"path       {' - '.join(fields['path']['members'])}" in text
+    assert f"weak link  {fields['path']['weak_link']}: {fields['path']['verdict']}" in text
+    assert fields["path"]["weak_link"] in fields["path"]["pairs"]
+
+
 def test_a_graph_that_takes_one_size_alone_has_no_midpoint(tmp_path: Path) -> None:
     fixed = {name: write_model(tmp_path / f"{name}.onnx", seed, sizes=(1, 3, 8, 8)) for seed, name in enumerate("ab")}
     report = check(fixed)

@@ -62,7 +62,7 @@ def test_the_measured_loss_outranks_filters_and_image(median: float, loss: float
     assert judged.verdict == verdict
     assert judged.loss is not None
     assert judged.loss.loss == pytest.approx(loss)
-    assert f"{abs(loss):.2f} dB {'below' if loss > 0 else 'above'} the worse end" in judged.reasons[0]
+    assert f"{abs(loss):.2f} dB {'below' if loss > 0 else 'above'} that of the worse end" in judged.reasons[0]
     assert bool(judged.advice) == (verdict != "blends well")
     assert ("barrier" in judged.causes) == (verdict != "blends well")
 
@@ -73,7 +73,7 @@ def test_images_are_averaged_and_the_worst_noise_level_counts() -> None:
     assert judged.loss is not None
     assert (judged.loss.noise, judged.loss.loss) == (10, pytest.approx(1.5))
     assert judged.verdict == "blends with caveats"
-    assert "on 2 test images with noise 10 halfway has" in judged.reasons[0]
+    assert "on 2 test images with noise 10 the PSNR halfway is" in judged.reasons[0]
 
 
 def test_a_member_that_fails_the_task_decides_nothing() -> None:
