@@ -71,7 +71,8 @@ def test_images_are_averaged_and_the_worst_noise_level_counts() -> None:
     rows = [barrier(loss, noise=noise) for noise, losses in ((10, (0.5, 2.5)), (60, (-3.0, -2.0))) for loss in losses]
     judged = judge_pair("a - b", PairEvidence([layer(0.9)], 0.9, midpoints=HOLDS, barriers=rows))
     assert judged.loss is not None
-    assert (judged.loss.noise, judged.loss.loss) == (10, pytest.approx(1.5))
+    mean_error = (10**0.05 + 10**0.25) / 2  # of the squared errors, not of their decibels
+    assert (judged.loss.noise, judged.loss.loss) == (10, pytest.approx(10 * np.log10(mean_error)))
     assert judged.verdict == "blends with caveats"
     assert "on 2 test images with noise 10 the PSNR halfway is" in judged.reasons[0]
 
