@@ -181,7 +181,8 @@ def _check_family(
         advice.append(_describe_path(path))
     reasons = [sentence for row in pair_reports for sentence in row.reasons]
     if obstacle is not None:
-        reasons.insert(0, f"Nothing was run, so whether the members blend is not known. {obstacle}")
+        obstacle = f"Nothing was run, so whether the members blend is not known. {obstacle}"
+        reasons.insert(0, obstacle)
     report = CheckReport(
         verdict=VERDICTS[max(VERDICTS.index(row.verdict) for row in pair_reports)],
         members=family.names,
@@ -201,6 +202,7 @@ def _check_family(
         barriers=tuple(trial.barriers),
         norms=tuple(trial.norm_mismatches),
         calibration=calibration,
+        obstacle=obstacle,
     )
     return report, trial
 

@@ -82,8 +82,8 @@ def command(
 def _print_report(report: Any) -> None:
     print_summary({"verdict": report.verdict, "members": ", ".join(report.members), "architecture": report.architecture})
     click.echo()
-    if report.verdict == "not known":
-        click.echo(escape_name(report.reasons[0], 1000))
+    if report.obstacle:
+        click.echo(escape_name(report.obstacle, 1000))
         click.echo()
     rows = [
         (row.pair, row.layer, "x".join(map(str, row.shape)), row.filters, *_format_spread(row.quantiles))
@@ -105,9 +105,9 @@ def _print_report(report: Any) -> None:
     if report.path:
         print_summary({"path": " - ".join(report.path.members), "weak link": f"{report.path.weak_link}: {report.path.verdict}"})
         click.echo()
-    reasons = report.reasons[1:] if report.verdict == "not known" else report.reasons
-    for line in (*reasons, *report.advice, *report.notes):
-        click.echo(escape_name(line, 1000))
+    for line in (*report.reasons, *report.advice, *report.notes):
+        if line != report.obstacle:
+            click.echo(escape_name(line, 1000))
     if report.report:
         click.echo()
         print_summary({"wrote": report.report})

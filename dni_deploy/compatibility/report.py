@@ -96,6 +96,7 @@ class CheckReport:
         norms: The statistics of the blend halfway, a row for each pair and BatchNorm.
         calibration: Of a calibrated bundle, as `inspect` describes it; None without.
         mismatches: Members of another network than the first; they are in no other figure.
+        obstacle: Why nothing was run, and how that is changed, as in `reasons`; None where the network ran.
         report: The file that was written; None without.
     """
 
@@ -118,6 +119,7 @@ class CheckReport:
     norms: tuple[BatchNormMismatch, ...] = ()
     calibration: dict[str, Any] | None = None
     mismatches: tuple[ArchitectureMismatch, ...] = ()
+    obstacle: str | None = None
     report: str | None = None
 
     def to_json(self) -> dict[str, Any]:

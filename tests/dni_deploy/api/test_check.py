@@ -108,6 +108,7 @@ def test_of_a_network_without_architecture_nothing_is_known(tmp_path: Path, caps
     lines = [line for line in capsys.readouterr().out.splitlines() if line]
     assert lines[0].split(maxsplit=1) == ["verdict", "not known"]
     assert lines[2].startswith("Nothing was run")
+    assert lines.count(lines[2]) == 1
     assert main(["check", *files, "--strict"]) == VERDICT_EXIT_CODE
 
 

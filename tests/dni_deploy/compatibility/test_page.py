@@ -83,3 +83,13 @@ def test_every_verdict_has_a_color(verdict: str) -> None:
     assert f'<span class="{CSS_CLASS_BY_VERDICT[verdict]}">{verdict}</span>' in render_check_page(
         replace(REPORT, verdict=verdict), []
     )
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_kept_the_network_from_running_is_said_once_and_first(count: int) -> None:
+    report = replace(
+        REPORT, verdict="not known", obstacle="No <torch>.", reasons=("No <torch>.", "A reason."), pairs=(PAIR,) * count
+    )
+    text = render_check_page(report, [])
+    assert text.count("No &lt;torch&gt;.") == 1
+    assert text.index("No &lt;torch&gt;.") < text.index("A reason.")
