@@ -130,7 +130,6 @@ def measure_pair(family: PublicFamily, pair: tuple[str, str], folder: Path) -> d
         "verdict": outcome.verdict,
         "causes": list(outcome.causes),
         "errors": errors,
-        "calibrated": None,
         **losses,
         "agrees": outcome.verdict == expected_verdict(losses["loss"]),
         "agrees_on_others": outcome.verdict == expected_verdict(losses["other_loss"]),
@@ -184,10 +183,9 @@ def format_table(result: Mapping[str, Any]) -> str:
             key: -10 * np.log10(np.mean([row["errors"][name][key] for name in PHOTOGRAPHS]))
             for key in ("first", "second", "halfway", "pixel_blend")
         }
-        calibrated = "-" if row["calibrated"] is None else f"{row['calibrated']:.1f}"
         lines.append(
             f"| {row['family']} | {row['pair']} | {row['index']:.3f} | {row['lowest_layer']:.3f} | {row['verdict']} "
-            f"| {means['first']:.1f} {means['second']:.1f} | {means['halfway']:.1f} | {calibrated} | {means['pixel_blend']:.1f} "
+            f"| {means['first']:.1f} {means['second']:.1f} | {means['halfway']:.1f} | {means['pixel_blend']:.1f} "
             f"| {row['loss']:+.2f} | {'yes' if row['agrees'] else '**no**'} "
             f"| {row['other_loss']:+.2f} | {'yes' if row['agrees_on_others'] else '**no**'} |"
         )

@@ -180,3 +180,7 @@ def _run_graph(
             return [engine.infer(0, x) for x in inputs]
 
         yield BlendRunner(architecture, signature, family, graph, tuple(names), members, None, run, notes)
+
+
+def _select_weights(family: Family, names: Sequence[str]) -> list[dict[str, NDArray[Any]]]:
+    return [{name: member.checkpoint.tensors[name] for name in names} for member in family.members]

@@ -151,7 +151,7 @@ def judge_pair(pair: str, evidence: PairEvidence) -> PairJudgment:
             findings.add("blends well", None, reason)
     _judge_norms(evidence.norm_mismatches, evidence.is_calibrated, findings)
     if midpoint is not None and findings.verdict != "blends well":
-        _advise_alternatives(midpoint, loss, findings)
+        _advise_alternatives(midpoint, loss, evidence.is_calibrated, findings)
     is_white = evidence.whiteness is not None and evidence.whiteness < MAX_WHITENESS and not findings.are_unrelated
     if is_white and (evidence.distance > MIN_NOISY_DISTANCE or findings.verdict != "blends well"):
         findings.add(
@@ -293,12 +293,12 @@ def _judge_norms(mismatches: Sequence[BatchNormMismatch], is_calibrated: bool, f
     )
 
 
-def _advise_alternatives(midpoint: Midpoint, loss: BlendLoss | None, findings: _Findings) -> None:
+def _advise_alternatives(midpoint: Midpoint, loss: BlendLoss | None, is_calibrated: bool, findings: _Findings) -> None:
     """Says what gives a better image halfway, where the mean of both outputs, with which it is compared, is fine."""
     if loss is not None and loss.pixel_blend_loss > MAX_LOSS_DB["blends well"]:
         return
     if loss is not None:
         findings.advice.append(PIXEL_BLEND_ADVICE)
     is_dull = abs(midpoint.brightness) >= MIN_DARKNESS or midpoint.contrast <= MAX_FLAT_CONTRAST
-    if is_dull and midpoint.finite and {"flipped", "permuted", "drift"}.isdisjoint(findings.causes):
+    if is_dull and midpoint.finite and not is_calibrated and {"flipped", "permuted", "drift"}.isdisjoint(findings.causes):
         findings.advice.append(CALIBRATE_ADVICE)
