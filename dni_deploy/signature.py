@@ -26,6 +26,7 @@ class Signature:
         radius: How many input pixels around one an output pixel may depend on; None where it depends on the whole image
             (InstanceNorm, attention), so that tiles would be visible.
         kind: "image": float32 (N, C, H, W) in and out; "latent": float32 (N, C, 1, 1) noise in, an image out.
+        minimum: Smallest height and width of the input, in pixels; smaller frames are padded and cropped in the same way.
     """
 
     input_channels: int = 3
@@ -37,6 +38,7 @@ class Signature:
     residual: bool = False
     radius: int | None = None
     kind: NetworkKind = "image"
+    minimum: int = 1
 
     @property
     def takes_frames(self) -> bool:
@@ -48,9 +50,13 @@ class Signature:
         """Number of images in the batch of a frame, N: a network of one channel takes the three colors as three images."""
         return 3 if self.takes_frames and self.input_channels == 1 else 1
 
+    def round_up_side(self, side: int) -> int:
+        """Returns the smallest height or width that the network takes and that is at least `side` pixels."""
+        return -(-max(side, self.minimum) // self.multiple) * self.multiple
+
     def to_json(self) -> dict[str, Any]:
-        """Returns the fields by name."""
-        return asdict(self)
+        """Returns the fields by name; a minimum of 1 is left out, as bundles had none at first."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("minimum", 1)}
 
     @classmethod
     def from_json(cls, fields: object) -> Signature:
@@ -59,12 +65,13 @@ class Signature:
         Raises:
             BundleError: A field is unknown, missing, or of the wrong type.
         """
-        if not isinstance(fields, dict) or set(fields) != set(cls.__dataclass_fields__):
+        if not isinstance(fields, dict) or set(fields) | {"minimum"} != set(cls.__dataclass_fields__):
             raise BundleError("The manifest's 'signature' does not have the fields of this version.")
-        counts = (fields["input_channels"], fields["output_channels"], fields["scale"], fields["multiple"])
+        fields = {"minimum": 1, **fields}
+        counts = [fields[name] for name in ("input_channels", "output_channels", "scale", "multiple", "minimum")]
         if not all(type(number) is int and 0 < number < 2**16 for number in counts):
             raise BundleError(
-                "The manifest's 'signature' has a channel count, scale or multiple that is not a positive number."
+                "The manifest's 'signature' has a channel count, scale, multiple or minimum that is not a positive number."
             )
         if fields["kind"] not in ("image", "latent") or type(fields["residual"]) is not bool:
             raise BundleError("The manifest's 'signature' has an unknown 'kind' or 'residual'.")
@@ -83,4 +90,5 @@ class Signature:
         parts.append(f"values {self.low:g}..{self.high:g}")
         parts += ["the network outputs the noise"] if self.residual else []
         parts += [f"sides in multiples of {self.multiple}"] if self.multiple > 1 else []
+        parts += [f"at least {self.round_up_side(1)} pixels a side"] if self.minimum > self.multiple else []
         return ", ".join(parts)

@@ -61,7 +61,7 @@ def to_network(frame: AnyFrame, signature: Signature) -> NDArray[np.float32]:
     """Converts a frame to the input of a network: `dni_deploy.imaging.frames.to_network`, faster."""
     frames.check_frame(frame)
     frames.check_signature(signature)
-    padded = frames.pad_frame(frame, signature.multiple)
+    padded = frames.pad_frame(frame, signature)
     x = np.empty((3, *padded.shape[:2]), np.float32)
 
     def convert_rows(rows: slice) -> None:

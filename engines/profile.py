@@ -103,7 +103,7 @@ class Profile:
 
 def make_default_shape(batch: int, size: tuple[int, int], signature: Signature) -> InputShape:
     """Makes the shape (N, C, H, W) of a height and width in pixels, rounded up to what the network takes."""
-    height, width = (-(-side // signature.multiple) * signature.multiple for side in size)
+    height, width = (signature.round_up_side(side) for side in size)
     return (batch, signature.input_channels, height, width)
 
 
@@ -135,5 +135,9 @@ def _validate_shape(shape: str | InputShape, signature: Signature) -> InputShape
     if any(side % signature.multiple for side in sizes[2:]):
         raise UsageError(
             f"The network takes heights and widths that are multiples of {signature.multiple}; got {'x'.join(map(str, sizes))}."
+        )
+    if signature.kind == "image" and min(sizes[2:]) < signature.minimum:
+        raise UsageError(
+            f"The network takes heights and widths of at least {signature.round_up_side(1)}; got {'x'.join(map(str, sizes))}."
         )
     return _make_shape(sizes)

@@ -71,13 +71,13 @@ def make_verification_input(signature: Signature, side: int, seed: int = 0) -> N
 
     Args:
         signature: The network's signature.
-        side: Height and width in pixels, rounded up to the multiple that the network takes.
+        side: Height and width in pixels, rounded up to what the network takes.
         seed: Seed of the random generator.
 
     Returns:
         float32 (1, C, side, side), or (1, C, 1, 1) for a latent.
     """
-    side = 1 if signature.kind == "latent" else _round_up_side(side, signature)
+    side = 1 if signature.kind == "latent" else signature.round_up_side(side)
     return make_random_input(signature, (1, signature.input_channels, side, side), seed)
 
 
@@ -85,16 +85,12 @@ def choose_verification_shape(signature: Signature, profile: Profile) -> tuple[i
     """Chooses a small shape (N, C, H, W) that the profile takes, with the batch of a frame."""
     if signature.kind == "latent":
         return profile.smallest
-    side = _round_up_side(VERIFICATION_SIDE_PX, signature)
+    side = signature.round_up_side(VERIFICATION_SIDE_PX)
     wanted = (signature.frame_batch, signature.input_channels, side, side)
     batch, channels, height, width = (
         min(max(size, low), high) for size, low, high in zip(wanted, profile.smallest, profile.largest, strict=True)
     )
     return batch, channels, height, width
-
-
-def _round_up_side(side: int, signature: Signature) -> int:
-    return -(-side // signature.multiple) * signature.multiple
 
 
 def mixed_coefficients(members: int) -> NDArray[np.float64]:

@@ -30,8 +30,6 @@ EXPORTER_OPSET = 18
 """The lowest opset in which the exporter writes (torch 2.13); 17 is made from it."""
 MAX_WEIGHTS_BYTES = (1 << 31) - (16 << 20)
 """Protobuf's limit for one message, less 16 MiB for the rest of the graph."""
-MAX_EXTRA_SIDE_PX = 256
-"""The largest that test inputs are enlarged by; Real-CUGAN and SCUNet need sides of 40 pixels."""
 INPUT_AXES = ("n", "c", "h", "w")
 
 
@@ -94,7 +92,7 @@ def export_graph(net: nn.Module, signature: Signature, *, opset: int = EXPORTER_
     net.eval()
     tensors, tied = collect_float_tensors(net)
     _check_tensors(net, tensors)
-    x, dynamic_axes = make_example_input(signature, find_extra_side(net, signature))
+    x, dynamic_axes = make_example_input(signature)
     y = _run_once(net, x, signature)
     wrapped = _WeightsAsInputs(net, tuple(tensors)).eval()
     values = tuple(tensor.clone() for tensor in tensors.values())
@@ -130,45 +128,19 @@ def export_graph(net: nn.Module, signature: Signature, *, opset: int = EXPORTER_
     return _finish_graph(graph, net, signature, tensors, tied)
 
 
-def find_extra_side(net: nn.Module, signature: Signature) -> int:
-    """Finds by how much small test inputs have to be enlarged for a network that pads or pools more than they have.
-
-    Sides grow by multiples of 32 and of the signature's, so that a multiple that the signature lacks still fails.
-
-    Args:
-        net: In eval mode.
-        signature: Of the network.
-
-    Returns:
-        Pixels to add to each side; 0 where nothing up to MAX_EXTRA_SIDE_PX helps, so that the first error is reported.
-    """
-    extra, step = 0, signature.multiple * -(-32 // signature.multiple)
-    while signature.kind == "image" and extra <= MAX_EXTRA_SIDE_PX:
-        height, width = small_sides(signature, extra)
-        try:
-            with torch.no_grad():
-                net(torch.rand(1, signature.input_channels, height, width, generator=torch.Generator().manual_seed(0)))
-        except Exception:  # whatever a network raises on a size that it does not take
-            extra = 2 * extra or step
-        else:
-            return extra
-    return 0
+def small_sides(signature: Signature) -> tuple[int, int]:
+    """Returns two different sides in pixels that the network takes, the smaller one first: 13 and 18 for multiple 1."""
+    short = signature.round_up_side(13)
+    return short, signature.round_up_side(short + 5)
 
 
-def small_sides(signature: Signature, extra: int = 0) -> tuple[int, int]:
-    """Returns two different sides in pixels, multiples of the signature's, the smaller one first: 13 and 18 for multiple 1."""
-    block = signature.multiple
-    return block * (1 + 12 // block) + extra, block * (2 + 16 // block) + extra
-
-
-def make_example_input(signature: Signature, extra: int = 0) -> tuple[Tensor, dict[int, Any]]:
+def make_example_input(signature: Signature) -> tuple[Tensor, dict[int, Any]]:
     """Makes an input to trace the network with.
 
     Batch 2 and two different sides, all above 1 and multiples of the network's, so that no size is exported as a constant.
 
     Args:
         signature: Of the network.
-        extra: What `find_extra_side` returns.
 
     Returns:
         float32 (2, C, h, w), and its dynamic axes as the exporter takes them.
@@ -176,8 +148,8 @@ def make_example_input(signature: Signature, extra: int = 0) -> tuple[Tensor, di
     block, generator = signature.multiple, torch.Generator().manual_seed(0)
     if signature.kind == "latent":
         return torch.rand(2, signature.input_channels, 1, 1, generator=generator), {0: torch.export.Dim.DYNAMIC}
-    height = block * (2 + 20 // block) + extra
-    width = height + block * (1 + 8 // block)
+    height = signature.round_up_side(max(22, 2 * block))
+    width = signature.round_up_side(height + 9)
     side: Any = torch.export.Dim.DYNAMIC
     sides = [side, side] if block == 1 else [block * torch.export.Dim(name, min=2) for name in ("rows", "columns")]
     return torch.rand(2, signature.input_channels, height, width, generator=generator), {0: side, 2: sides[0], 3: sides[1]}

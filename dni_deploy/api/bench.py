@@ -262,8 +262,7 @@ def _choose_default_shape(bundle: Bundle) -> tuple[int, int, int, int]:
     signature = bundle.signature
     if signature.kind == "latent":
         return (1, signature.input_channels, 1, 1)
-    side = 256 if signature.scale == 1 else 64
-    side = -(-side // signature.multiple) * signature.multiple
+    side = signature.round_up_side(256 if signature.scale == 1 else 64)
     return (1, signature.input_channels, side, side)
 
 
@@ -288,7 +287,7 @@ def _make_input(bundle: Bundle, shape: tuple[int, ...]) -> NDArray[np.float32]:
 def _make_frame(x: NDArray[np.float32], signature: Signature) -> NDArray[np.uint8] | None:
     """The input as pixels, where the network turns frames of three channels into frames."""
     takes_frames = signature.kind == "image" and (signature.input_channels, signature.output_channels) == (3, 3)
-    if not takes_frames or len(x) != 1 or x.shape[2] % signature.multiple or x.shape[3] % signature.multiple:
+    if not takes_frames or len(x) != 1 or any(side != signature.round_up_side(side) for side in x.shape[2:]):
         return None
     unit = (x[0] - signature.low) / (signature.high - signature.low)
     return np.ascontiguousarray(np.rint(unit * 255).astype(np.uint8).transpose(1, 2, 0))

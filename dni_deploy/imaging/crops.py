@@ -65,7 +65,7 @@ def read_crops(
     digests = [sha256(file.read_bytes()).hexdigest() for file in chosen]
     smallest = min(range(len(frames)), key=lambda index: min(frames[index].shape[:2]))
     height, width = frames[smallest].shape[:2]
-    least = -(-MIN_CROP_SIDE_PX // signature.multiple) * signature.multiple
+    least = signature.round_up_side(MIN_CROP_SIDE_PX)
     side = max(min(side, height, width) // signature.multiple * signature.multiple, least)
     if side > min(height, width):
         raise MismatchError(

@@ -33,9 +33,10 @@ def to_network(frame: AnyFrame, signature: Signature) -> NDArray[np.float32]:
         signature: Of the network; one that takes 3 channels or 1.
 
     Returns:
-        float32 (1, 3, H', W') in [low, high], a fresh array. H' and W' are H and W rounded up to `signature.multiple`; the rows
-        and columns that are added mirror the lower and right border, or repeat it where the frame is too small to mirror. A
-        network of one channel gets the three colors as a batch of three gray images, (3, 1, H', W').
+        float32 (1, 3, H', W') in [low, high], a fresh array. H' and W' are H and W rounded up to what the network takes
+        (`Signature.round_up_side`); the rows and columns that are added mirror the lower and right border, or repeat it where
+        the frame is too small to mirror. A network of one channel gets the three colors as a batch of three gray images,
+        (3, 1, H', W').
 
     Raises:
         UsageError: `frame` is none.
@@ -44,7 +45,7 @@ def to_network(frame: AnyFrame, signature: Signature) -> NDArray[np.float32]:
     check_frame(frame)
     check_signature(signature)
     height, width = frame.shape[:2]
-    padded_height, padded_width = padded_size(height, width, signature.multiple)
+    padded_height, padded_width = padded_size(height, width, signature)
     x = np.empty((3, padded_height, padded_width), np.float32)
     scale_to_range(frame, signature, x[:, :height, :width])
     if padded_height > height:
@@ -121,7 +122,7 @@ def check_output(y: NDArray[np.float32], frame: AnyFrame, signature: Signature) 
     Raises:
         EngineError: y has another shape.
     """
-    height, width = padded_size(frame.shape[0], frame.shape[1], signature.multiple)
+    height, width = padded_size(frame.shape[0], frame.shape[1], signature)
     size = (signature.scale * height, signature.scale * width)
     expected = (3, 1, *size) if signature.output_channels == 1 else (1, 3, *size)
     if y.shape != expected:
@@ -195,9 +196,9 @@ def check_signature(signature: Signature) -> None:
         raise MismatchError(f"A residual network must keep the image's size; this one has scale {signature.scale}.")
 
 
-def padded_size(height: int, width: int, multiple: int) -> tuple[int, int]:
-    """Rounds height and width, in pixels, up to a multiple."""
-    return -(-height // multiple) * multiple, -(-width // multiple) * multiple
+def padded_size(height: int, width: int, signature: Signature) -> tuple[int, int]:
+    """Rounds height and width, in pixels, up to what the network takes."""
+    return signature.round_up_side(height), signature.round_up_side(width)
 
 
 def mirror_indices(size: int, count: int) -> NDArray[np.intp]:
@@ -211,14 +212,14 @@ def mirror_indices(size: int, count: int) -> NDArray[np.intp]:
     return np.full(count, size - 1)
 
 
-def pad_frame(frame: AnyFrame, multiple: int) -> NDArray[Any]:
+def pad_frame(frame: AnyFrame, signature: Signature) -> NDArray[Any]:
     """Pads a frame as `to_network` does.
 
     Returns:
-        The frame's dtype, height and width multiples of `multiple`; the frame itself if its own are.
+        The frame's dtype, in a height and width that the network takes; the frame itself if its own are.
     """
     height, width = frame.shape[:2]
-    padded_height, padded_width = padded_size(height, width, multiple)
+    padded_height, padded_width = padded_size(height, width, signature)
     if padded_height > height:
         frame = np.concatenate([frame, frame[mirror_indices(height, padded_height - height)]])
     if padded_width > width:

@@ -89,7 +89,7 @@ def run_tiled(
         return output
     scale = signature.scale
     # Padded once as a whole: a tile at the border must see the same mirrored pixels as the whole frame would.
-    padded = pad_frame(frame, signature.multiple)
+    padded = pad_frame(frame, signature)
     out: NDArray[Any] | None = None
     spans = list(product(rows, columns))
     tiles = (np.ascontiguousarray(padded[row.start : row.end, column.start : column.end]) for row, column in spans)
@@ -132,7 +132,7 @@ def plan_tiles(
     shared = default_overlap(signature) if overlap is None else overlap
     if side < 0 or shared < 0:
         raise UsageError(f"Tile and overlap are pixels, 0 or more; got tile {side} and overlap {shared}.")
-    padded_height, padded_width = padded_size(height, width, signature.multiple)
+    padded_height, padded_width = padded_size(height, width, signature)
     if side == 0 or max(padded_height, padded_width) <= side:
         return [TileSpan(0, padded_height, 0, padded_height)], [TileSpan(0, padded_width, 0, padded_width)]
     if signature.radius is None:
@@ -149,6 +149,8 @@ def plan_tiles(
             f"A tile of {tile or side} pixels leaves nothing between overlaps of {shared} on both sides; "
             f"make the tile at least {2 * shared + 2 * multiple} or the overlap smaller."
         )
+    if side < signature.minimum:
+        raise UsageError(f"The network takes no tile below {signature.round_up_side(1)} pixels; got {tile}.")
     return _plan_spans(padded_height, side, stride), _plan_spans(padded_width, side, stride)
 
 

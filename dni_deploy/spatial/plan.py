@@ -133,8 +133,7 @@ def plan_map(
             tiles = [map_tile for map_tile in frame_tiles if _is_needed(needed, map_tile.kept_rect)]
         else:
             tiles = [
-                MapTile(_add_context(rect, halo, height, width, signature.multiple), rect)
-                for rect in find_regions(needed, halo, limit)
+                MapTile(_add_context(rect, halo, height, width, signature), rect) for rect in find_regions(needed, halo, limit)
             ]
         planned.append(MapLevel(float(fraction), level_weights, tuple(tiles)))
     cost = sum(map_tile.input_rect.area for level in planned for map_tile in level.tiles)
@@ -155,19 +154,19 @@ def _is_needed(needed: NDArray[np.bool_], rect: Rect) -> bool:
     return bool(needed[rect.top : rect.bottom, rect.left : rect.right].any())
 
 
-def _add_context(rect: Rect, halo: int, height: int, width: int, multiple: int) -> Rect:
+def _add_context(rect: Rect, halo: int, height: int, width: int, signature: Signature) -> Rect:
     """The rectangle with its context, of a size that a network takes, within the padded image."""
-    padded_height, padded_width = padded_size(height, width, multiple)
+    padded_height, padded_width = padded_size(height, width, signature)
     return Rect(
-        *_extend_side(rect.top - halo, rect.bottom + halo, padded_height, multiple),
-        *_extend_side(rect.left - halo, rect.right + halo, padded_width, multiple),
+        *_extend_side(rect.top - halo, rect.bottom + halo, padded_height, signature),
+        *_extend_side(rect.left - halo, rect.right + halo, padded_width, signature),
     )
 
 
-def _extend_side(low: int, high: int, size: int, multiple: int) -> tuple[int, int]:
-    low, high = max(low, 0), min(high, size)
-    short = min(MIN_REGION_SIDE_PX, size) - (high - low)
+def _extend_side(low: int, high: int, size: int, signature: Signature) -> tuple[int, int]:
+    low, high, least = max(low, 0), min(high, size), max(MIN_REGION_SIDE_PX, signature.minimum)
+    short = min(least, size) - (high - low)
     if short > 0:
-        low = max(0, min(low - short // 2, size - MIN_REGION_SIDE_PX))
-        high = min(size, max(high, low + MIN_REGION_SIDE_PX))
-    return low - low % multiple, -(-high // multiple) * multiple
+        low = max(0, min(low - short // 2, size - least))
+        high = min(size, max(high, low + least))
+    return low - low % signature.multiple, -(-high // signature.multiple) * signature.multiple

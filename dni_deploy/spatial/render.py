@@ -156,7 +156,7 @@ def render_plan(
     Raises:
         EngineError: The engine failed.
     """
-    padded = pad_frame(frame, session.signature.multiple)
+    padded = pad_frame(frame, session.signature)
     scale = plan.scale
     out = np.zeros((3, scale * plan.height, scale * plan.width), np.float32)
     levels = [(level, alpha_range.interpolate(level.fraction)) for level in plan.levels]

@@ -97,7 +97,7 @@ def read_test_images(
                 f"The reference {escape_name(reference_path)} is {reference.shape[1]}x{reference.shape[0]} pixels "
                 f"and the output for {escape_name(path)} will be {scale * width}x{scale * height}; they must be of one size."
             )
-        rows, columns = _center_slice(height, side, signature.multiple), _center_slice(width, side, signature.multiple)
+        rows, columns = _center_slice(height, side, signature), _center_slice(width, side, signature)
         if (rows, columns) != (slice(0, height), slice(0, width)):
             size = f"{columns.stop - columns.start}x{rows.stop - rows.start} of {width}x{height}"
             cropped.append(f"{escape_name(path.name)} ({size})")
@@ -111,10 +111,10 @@ def read_test_images(
     return test_images, [f"Judged by the middle of {listed}; --crop 0 uses whole images."]
 
 
-def _center_slice(size: int, side: int, multiple: int) -> slice:
-    if side == 0 or size <= side:
+def _center_slice(size: int, side: int, signature: Signature) -> slice:
+    part = max(side - side % signature.multiple, signature.round_up_side(1))
+    if side == 0 or size <= max(side, part):
         return slice(0, size)
-    part = max(side - side % multiple, multiple)
     start = (size - part) // 2
     return slice(start, start + part)
 

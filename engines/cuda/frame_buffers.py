@@ -265,7 +265,7 @@ class _FrameJob:
     @property
     def input_shape(self) -> tuple[int, int, int, int]:
         """The shape of the network's input: a network of one channel takes the three colors as a batch of three."""
-        size = frames.padded_size(self.shape[0], self.shape[1], self.signature.multiple)
+        size = frames.padded_size(self.shape[0], self.shape[1], self.signature)
         return (self.signature.frame_batch, self.signature.input_channels, *size)
 
 

@@ -64,7 +64,7 @@ class FrameKernels:
         Raises:
             EngineError: The driver refuses the launch.
         """
-        padded = frames.padded_size(*size, signature.multiple)
+        padded = frames.padded_size(*size, signature)
         span, rescale = signature.high - signature.low, (signature.low, signature.high) != (0.0, 1.0)
         argument = FRAME_TO_INPUT.pack(frame, network_input, *size, *padded, WHITE_LEVELS[dtype], span, signature.low, rescale)
         _launch(self._to_input[dtype], padded[0], argument, stream)
@@ -96,7 +96,7 @@ class FrameKernels:
             EngineError: The driver refuses the launch.
         """
         height, width = (signature.scale * side for side in size)
-        output_size = (signature.scale * side for side in frames.padded_size(*size, signature.multiple))
+        output_size = (signature.scale * side for side in frames.padded_size(*size, signature))
         factor = float(frames.output_factor(signature, dtype))
         argument = OUTPUT_TO_FRAME.pack(
             network_output, source, frame, not_finite,

@@ -13,7 +13,7 @@ from torch import nn
 
 from dni_deploy.errors import MismatchError, escape_name
 from dni_deploy.signature import Signature
-from exporters.architectures.measure_signature import measure_signature
+from exporters.architectures.measure_signature import measure_signature, raise_minimum
 
 Shape = tuple[int, ...]
 
@@ -90,11 +90,13 @@ class Architecture:
     def resolve_signature(self, net: nn.Module) -> Signature:
         """Returns the network's attribute `signature`, or else one measured by running it on small inputs.
 
+        Its minimum is raised to the smallest side at which the network runs.
+
         Raises:
             MismatchError: As `measure_signature`.
         """
         signature = getattr(net, "signature", None)
-        return signature if isinstance(signature, Signature) else measure_signature(net)
+        return raise_minimum(net, signature if isinstance(signature, Signature) else measure_signature(net))
 
     def _make_matching_network(self, shapes: Shapes) -> nn.Module:
         canonical_shapes = self.canonicalize_tensors(shapes)

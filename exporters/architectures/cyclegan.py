@@ -65,9 +65,8 @@ class ResnetGenerator(nn.Module):
             layers += [*_norm_layers(up, batch_norm), nn.ReLU()]
         layers += [nn.ReflectionPad2d(3), nn.Conv2d(width, outputs, 7), nn.Tanh()]
         self.model = nn.Sequential(*layers)
-        self.signature = Signature(
-            channels, outputs, multiple=4, low=-1.0, high=1.0, radius=_compute_radius(blocks) if batch_norm else None
-        )
+        radius = _compute_radius(blocks) if batch_norm else None
+        self.signature = Signature(channels, outputs, multiple=4, low=-1.0, high=1.0, radius=radius, minimum=8)
 
     def forward(self, x: Tensor) -> Tensor:
         """Computes the output for float32 (N, C, H, W)."""

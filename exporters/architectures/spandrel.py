@@ -7,17 +7,22 @@ found by giving each tensor its number as its value and seeing which entry has t
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import numpy as np
 import spandrel
 import torch
+from spandrel.architectures.DnCNN import DnCNN
+from spandrel.architectures.DRUNet import DRUNet
 from torch import nn
 
 from dni_deploy.errors import MismatchError, escape_name
 from dni_deploy.signature import Signature
 from exporters.architectures.architecture import Architecture, Shapes
+
+NOISE_LEVEL = 15 / 255
+"""What spandrel gives networks that take a map of the noise."""
 
 
 def recognize_architecture(tensors: Mapping[str, np.ndarray]) -> Architecture | None:
@@ -36,11 +41,18 @@ def recognize_architecture(tensors: Mapping[str, np.ndarray]) -> Architecture | 
     except Exception as error:  # recognized by a few names, then found to be something else
         raise MismatchError(f"spandrel took the checkpoint for one it knows, and failed: {escape_name(error)}") from error
     title = f"{descriptor.architecture.name}, through spandrel"
-    if not isinstance(descriptor, spandrel.ImageModelDescriptor) or descriptor.size_requirements.square:
-        raise MismatchError(f"A network that needs a mask or square images cannot be run on frames: {title}.")
-    net = descriptor.model.float().eval()
-    net.signature = Signature(
-        descriptor.input_channels, descriptor.output_channels, descriptor.scale, descriptor.size_requirements.multiple_of
+    sizes = descriptor.size_requirements
+    if not isinstance(descriptor, spandrel.ImageModelDescriptor):
+        raise MismatchError(f"{title}, takes a mask beside the image, which frames do not bring; it cannot be exported.")
+    if sizes.square:
+        raise MismatchError(f"{title}, takes square images alone, which frames are not; it cannot be exported.")
+    net = _call_like_descriptor(descriptor.model.float().eval(), descriptor)
+    cast(Any, net).signature = Signature(
+        descriptor.input_channels,
+        descriptor.output_channels,
+        descriptor.scale,
+        sizes.multiple_of,
+        minimum=max(sizes.minimum, 1),
     )
     names = _map_names(tensors, net)
 
@@ -56,6 +68,46 @@ def recognize_architecture(tensors: Mapping[str, np.ndarray]) -> Architecture | 
     return Architecture(
         f"spandrel.{descriptor.architecture.id}", title, infer_hyperparameters, canonicalize_tensors, supports_meta_device=False
     )
+
+
+class _OriginalCall:
+    """A network for its descriptor's function: calling it runs the class's own forward, its attributes are the network's."""
+
+    def __init__(self, net: nn.Module, model_class: type[nn.Module]) -> None:
+        self._net, self._model_class = net, model_class
+
+    def __call__(self, *arguments: Any) -> Any:
+        return cast(Any, self._model_class).forward(self._net, *arguments)
+
+    forward = __call__
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._net, name)
+
+
+def _call_like_descriptor(net: nn.Module, descriptor: Any) -> nn.Module:
+    """Makes the network compute what the descriptor does: it may scale the output, pick one of several, or add a noise map.
+
+    The class changes and not the nesting, so that weights keep the names that they have in files.
+    """
+    call = _call_with_noise_map if _needs_noise_map(net, descriptor) else cast(Callable[..., Any], descriptor._call_fn)
+    model_class = type(net)
+
+    def forward(self: nn.Module, x: torch.Tensor) -> Any:
+        return call(_OriginalCall(self, model_class), x)
+
+    net.__class__ = type(model_class.__name__, (model_class,), {"forward": forward, "__module__": __name__})
+    cast(Any, net).spandrel_version = spandrel.__version__  # the descriptor's function is a part of the network
+    return net
+
+
+def _needs_noise_map(net: nn.Module, descriptor: Any) -> bool:
+    return isinstance(net, (DRUNet, DnCNN)) and next(net.parameters()).shape[1] == descriptor.input_channels + 1
+
+
+def _call_with_noise_map(net: Any, x: torch.Tensor) -> Any:
+    """Does what spandrel does for DRUNet and FDnCNN, but for any batch: theirs makes a map for one image."""
+    return net(torch.cat([x, torch.full_like(x[:, :1], NOISE_LEVEL)], dim=1))
 
 
 def _load_model(state: dict[str, torch.Tensor]) -> Any:

@@ -73,7 +73,7 @@ class TransformerNet(nn.Module):
         self.deconv2 = PaddedConvolution(second, first, 3, upsample=2)
         self.in5 = nn.InstanceNorm2d(first, affine=True)
         self.deconv3 = PaddedConvolution(first, channels, kernel)
-        self.signature = Signature(channels, channels, multiple=4, low=0.0, high=255.0)
+        self.signature = Signature(channels, channels, multiple=4, low=0.0, high=255.0, minimum=8)
 
     def forward(self, x: Tensor) -> Tensor:
         """Computes the output for float32 (N, C, H, W)."""

@@ -95,3 +95,9 @@ def test_shapes_out_of_order_and_odd_sides_are_refused() -> None:
         Profile.from_shapes(RGB, "1x3x64x64", "1x3x32x32")
     with pytest.raises(UsageError, match="multiples of 8"):
         Profile.from_shapes(Signature(multiple=8), tuned="1x3x20x16")
+
+
+def test_no_shape_is_below_the_networks_minimum() -> None:
+    assert Profile.from_shapes(Signature(minimum=40)).smallest == (1, 3, 40, 40)
+    with pytest.raises(UsageError, match="at least 40; got 1x3x64x32"):
+        Profile.from_shapes(Signature(minimum=40), tuned="1x3x64x32")

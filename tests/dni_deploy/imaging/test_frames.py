@@ -52,8 +52,18 @@ def test_padding_mirrors_and_is_cropped_again(height: int, width: int, multiple:
         pad[axis] = (0, extra)
         expected = np.pad(expected, pad, mode="reflect" if extra < size else "edge")
     assert np.array_equal(np.rint(x[0] * 255).astype(np.uint8), expected)
-    assert np.array_equal(to_network(pad_frame(frame, multiple), signature), x)
+    assert np.array_equal(to_network(pad_frame(frame, signature), signature), x)
     assert np.array_equal(from_network(x, frame, signature), frame)
+
+
+def test_a_frame_below_the_minimum_is_padded_up_to_it_and_cropped() -> None:
+    signature = Signature(minimum=10, multiple=4, scale=2)
+    frame = random_frame(5, 30)
+    x = to_network(frame, signature)
+    assert x.shape == (1, 3, 12, 32)
+    assert np.array_equal(x[0, :, 5:], np.broadcast_to(x[0, :, 4:5], (3, 7, 32)))  # too small to mirror
+    y = x.repeat(2, axis=2).repeat(2, axis=3)
+    assert np.array_equal(from_network(y, frame, signature), frame.repeat(2, axis=0).repeat(2, axis=1))
 
 
 def test_scale_and_crop() -> None:

@@ -91,6 +91,13 @@ def test_a_tile_without_room_beside_its_overlap_is_refused(tile: int, overlap: i
         run_tiled(partial(map, lambda piece: piece), random_frame(100, 100), Signature(radius=3), tile=tile, overlap=overlap)
 
 
+def test_a_tile_below_the_networks_minimum_is_refused() -> None:
+    signature = Signature(radius=3, minimum=24)
+    assert run_tiled(partial(map, lambda piece: piece), random_frame(100, 9), signature, tile=24).shape == (100, 9, 3)
+    with pytest.raises(UsageError, match="no tile below 24 pixels; got 20"):
+        run_tiled(partial(map, lambda piece: piece), random_frame(100, 100), signature, tile=20)
+
+
 def test_an_engine_with_another_scale_than_its_signature_is_an_error() -> None:
     with pytest.raises(EngineError, match="scale"):
         run_tiled(partial(map, lambda piece: piece), random_frame(100, 100), Signature(radius=3, scale=2), tile=64)

@@ -54,7 +54,7 @@ class Converter:
             yield (*buffers, self.device.create_stream())
 
     def to_input(self, frame: NDArray[Any], signature: Signature) -> NDArray[np.float32]:
-        padded = frames.padded_size(*frame.shape[:2], signature.multiple)
+        padded = frames.padded_size(*frame.shape[:2], signature)
         shape = (3, 1, *padded) if signature.input_channels == 1 else (1, 3, *padded)
         result = np.full(shape, np.nan, np.float32)
         with self.upload(frame, result) as (source, target, stream):
@@ -88,7 +88,7 @@ def make_frame(size: tuple[int, int], dtype: Any, seed: int = 0) -> NDArray[Any]
 def make_output(frame: NDArray[Any], signature: Signature, seed: int = 0) -> NDArray[np.float32]:
     """Values within the range and far outside of it, and those beside which rounding is decided."""
     random = np.random.default_rng(seed)
-    height, width = (signature.scale * side for side in frames.padded_size(*frame.shape[:2], signature.multiple))
+    height, width = (signature.scale * side for side in frames.padded_size(*frame.shape[:2], signature))
     channels = (3, 1) if signature.output_channels == 1 else (1, 3)
     white = frames.WHITE_LEVELS[frame.dtype]
     halves = random.integers(-3, int(white) + 3, (*channels, height, width)) + random.choice([0.5, 0.0, 0.25], (height, width))

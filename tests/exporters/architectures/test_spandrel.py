@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def test_a_network_that_only_spandrel_knows(spandrel: ModuleType) -> None:
     net = architecture.build(state)
     x = torch.rand(1, 3, 16, 24)
     assert architecture.name == "spandrel.SwinIR"
-    assert architecture.resolve_signature(net) == Signature(scale=2)
+    assert architecture.resolve_signature(net) == Signature(scale=2, minimum=16)
     assert torch.equal(net(x), original(x))
     assert list(architecture.canonicalize_tensors(state)) == list(state)
 
@@ -46,6 +47,46 @@ def test_a_network_that_only_spandrel_knows(spandrel: ModuleType) -> None:
     expected.load_state_dict({key: torch.tensor(value) for key, value in other.items()})
     assert torch.equal(architecture.build(other)(x), expected(x))  # not the first member's weights
     assert torch.equal(net(x), original(x))
+
+
+CALLED_THROUGH_A_FUNCTION = {
+    "MixDehazeNet": {"embed_dims": [12, 24, 48, 24, 12], "depths": [1, 1, 1, 1, 1]},  # scales its output
+    "MMRealSR": {"num_in_ch": 3, "num_out_ch": 3, "num_block": 1, "num_feat": 16, "num_grow_ch": 8,
+                 "num_feats": [8, 16, 24, 32], "num_blocks": [1, 1, 1, 1]},  # gives a tuple
+    "DRUNet": {"in_nc": 4, "out_nc": 3, "nc": [8, 16, 24, 32], "nb": 2},  # takes a noise map
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CALLED_THROUGH_A_FUNCTION)
+def test_the_network_computes_what_the_descriptor_does(spandrel: ModuleType, name: str) -> None:
+    torch.manual_seed(0)
+    network_class = getattr(importlib.import_module(f"spandrel.architectures.{name}"), name)
+    state = {
+        key: value.detach().numpy() for key, value in network_class(**CALLED_THROUGH_A_FUNCTION[name]).state_dict().items()
+    }
+    architecture = find_architecture("auto", state)
+    assert list(architecture.build(state).state_dict()) == list(state)  # no name is prefixed
+    other = {key: value * np.float32(1.1) if value.dtype.kind == "f" else value for key, value in state.items()}
+    x = torch.rand(2, 3, 40, 48)
+    for tensors in (state, other):
+        descriptor = spandrel.ModelLoader().load_from_state_dict({key: torch.tensor(value) for key, value in tensors.items()})
+        with torch.no_grad():
+            output = architecture.build(tensors)(x)
+            for image, each in zip(x, output, strict=True):
+                difference = (each.clamp(0, 1) - descriptor(image[None])[0]).abs().max()
+                assert difference < 1e-5, name  # a batch of two is summed in another order than one image
+
+
+@pytest.mark.parametrize(("square", "message"), [(True, "takes square images alone"), (False, "takes a mask")])
+def test_what_takes_no_frames_is_refused(
+    spandrel: ModuleType, square: bool, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    descriptor = SimpleNamespace(architecture=SimpleNamespace(name="Uformer"), size_requirements=SimpleNamespace(square=square))
+    if square:
+        monkeypatch.setattr(spandrel, "ImageModelDescriptor", SimpleNamespace)
+    monkeypatch.setattr("exporters.architectures.spandrel._load_model", lambda state: descriptor)
+    with pytest.raises(MismatchError, match=f"Uformer, through spandrel, {message}"):
+        find_architecture("spandrel", {"weight": np.zeros(1, np.float32)})
 
 
 def naming(style: str) -> Naming:
