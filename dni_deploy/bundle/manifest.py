@@ -179,6 +179,7 @@ class Manifest:
             LimitError: It is larger than MAX_MANIFEST_BYTES.
         """
         document = {"format": MANIFEST_FORMAT, "version": MANIFEST_SCHEMA_VERSION, **asdict(self)}
+        document["signature"] = self.signature.to_json()
         for member in document["members"]:
             member.update(member.pop("stored"))
         for name in ATTACHMENT_FIELDS:
