@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import json
 import logging
 import sys
 from collections.abc import Iterator
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from torch import Tensor, nn
 
@@ -26,15 +24,15 @@ from dni_deploy.signature import Signature
 from dni_deploy.utils.atomic_write import write_bytes_atomically
 from dni_deploy.utils.hardware import cache_folder
 from dni_deploy.utils.log_duration import log_duration
-from dni_deploy.utils.onnx_weights import fill_initializers, strip_initializer
-from exporters import canonical_names, opset17
+from exporters import canonical_names, capture_program, onnx_translations, opset17, training_form
 from exporters import export_graph as export_module
+from exporters.architectures.architecture import find_source_tensors
 from exporters.export_graph import EXPORTER_OPSET, ExportedGraph, collect_float_tensors, export_graph
+from exporters.export_in_child import export_in_child
+from exporters.graph_entry import pack_graph, unpack_graph
 
 log = logging.getLogger(__name__)
 
-CACHE_MAGIC = b"dni-deploy graph 1 "
-"""Begins an entry; then come the SHA-256 of the rest, a line of JSON and the graph."""
 VERSIONED_PACKAGES = ("torch", "onnx", "onnxscript")
 
 
@@ -66,7 +64,11 @@ def export_graph_cached(
             log.info("the export cache holds this graph: %s", entry)
             return cached, True
     with log_duration(log, "exporting the graph, which is not in the export cache,"):
-        exported = export_graph(net, signature, opset=opset)
+        tensors = find_source_tensors(net) if architecture.startswith("spandrel.") or ":" in architecture else None
+        if tensors is None:
+            exported = export_graph(net, signature, opset=opset)
+        else:  # nobody here has seen this network's code
+            exported = export_in_child(architecture, tensors, net, signature, opset)
     if entry is not None:
         _write_entry(entry, exported)
     return exported, False
@@ -106,7 +108,7 @@ def _iterate_key_parts(architecture: str, net: nn.Module, signature: Signature, 
                 yield from (key, value)
     for source in sorted(filter(None, {_find_source_file(type(module)) for module in net.modules()})):
         yield Path(source).read_bytes()
-    for module in (export_module, canonical_names, opset17):
+    for module in (export_module, canonical_names, capture_program, onnx_translations, opset17, training_form):
         yield Path(str(module.__file__)).read_bytes()
 
 
@@ -134,35 +136,14 @@ def _find_source_file(module_class: type) -> str | None:
 def _read_entry(entry: Path, net: nn.Module) -> ExportedGraph | None:
     """The entry with the network's weights put in; None if there is none, or it is not whole."""
     try:
-        data = entry.read_bytes()
+        return unpack_graph(entry.read_bytes(), net)
     except OSError:
-        return None
-    head, _, body = data.partition(b"\n")
-    if head != CACHE_MAGIC + hashlib.sha256(body).hexdigest().encode():
-        return None
-    fields, _, stored = body.partition(b"\n")
-    graph = onnx.ModelProto()
-    try:
-        about = json.loads(fields)
-        graph.ParseFromString(stored)
-        tensors, tied = collect_float_tensors(net)
-        names = tuple(about["names"])
-        fill_initializers(graph, names, lambda name: tensors[name].contiguous().numpy())
-        return ExportedGraph(graph, names, tuple(about["unused"]), tied)
-    except Exception:  # whole, yet not ours to read: protobuf's implementations differ in what they raise
         return None
 
 
 def _write_entry(entry: Path, exported: ExportedGraph) -> None:
-    graph = onnx.ModelProto()
-    graph.CopyFrom(exported.graph)
-    for initializer in graph.graph.initializer:
-        if initializer.name in exported.names:
-            strip_initializer(initializer)
-    about = json.dumps({"names": exported.names, "unused": exported.unused}).encode()
-    body = about + b"\n" + graph.SerializeToString(deterministic=True)
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes_atomically(entry, CACHE_MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body, force=True)
+        write_bytes_atomically(entry, pack_graph(exported), force=True)
     except (OSError, DniError):  # a full or read-only disk must not cost the export
         return

@@ -23,7 +23,10 @@ from dni_deploy.signature import Signature
 from dni_deploy.utils.onnx_weights import fill_initializer
 from dni_deploy.utils.opset import MIN_OPSET
 from exporters.canonical_names import canonicalize_names, find_used_values
+from exporters.capture_program import capture_program, format_reason, make_example_input
+from exporters.onnx_translations import TRANSLATIONS
 from exporters.opset17 import to_opset17
+from exporters.training_form import use_training_form
 
 INPUT_NAME, OUTPUT_NAME = "x", "y"
 EXPORTER_OPSET = 18
@@ -38,7 +41,7 @@ class ExportedGraph:
     """A network as one ONNX graph in memory, whose weights are named by their state-dict keys.
 
     Attributes:
-        graph: float32 `x` (n, C, h, w) -> `y`, dynamic in n, h and w; holds the network's weights.
+        graph: float32 `x` (n, C, h, w) -> `y`, dynamic in h, w and, unless the network fixes it to 1, n; holds the weights.
         names: The weights that the graph uses, in the order of its initializers, which is that of the state dict.
         unused: Float keys of the state dict on which the output does not depend.
         tied: Keys that share one tensor with another: alias -> the name that the graph has.
@@ -92,21 +95,20 @@ def export_graph(net: nn.Module, signature: Signature, *, opset: int = EXPORTER_
     net.eval()
     tensors, tied = collect_float_tensors(net)
     _check_tensors(net, tensors)
-    x, dynamic_axes = make_example_input(signature)
-    y = _run_once(net, x, signature)
+    x, _ = make_example_input(signature)
+    x = x if _takes_batches(net, x) else x[:1]
+    y = _run_example(net, x, signature)
     wrapped = _WeightsAsInputs(net, tuple(tensors)).eval()
     values = tuple(tensor.clone() for tensor in tensors.values())
-    no_axes: dict[int, Any] = {}
-    dynamic_shapes = (dynamic_axes, tuple(no_axes for _ in values))
     try:
-        with _suppress_exporter_output(), _disable_inplace(net, x, y):
+        with _suppress_exporter_output(), _disable_inplace(net, x, y), use_training_form(net):
             program = torch.onnx.export(
-                wrapped,
-                (x, values),
+                capture_program(net, wrapped, values, signature),
+                (),
                 dynamo=True,
                 optimize=True,
-                dynamic_shapes=dynamic_shapes,
                 opset_version=max(opset, EXPORTER_OPSET),
+                custom_translation_table=TRANSLATIONS,
                 verbose=False,
             )
             assert program is not None  # None is returned only where a file is written
@@ -114,7 +116,7 @@ def export_graph(net: nn.Module, signature: Signature, *, opset: int = EXPORTER_
     except DniError:
         raise
     except Exception as error:
-        raise InputError(f"The network {_class_name(net)} cannot be exported: {_format_reason(error)}") from error
+        raise InputError(f"The network {_class_name(net)} cannot be exported: {format_reason(error)}") from error
     if len(graph.graph.input) != 1 + len(tensors):
         raise InputError(
             f"The network {_class_name(net)} cannot be exported: its graph has {len(graph.graph.input)} inputs "
@@ -126,33 +128,6 @@ def export_graph(net: nn.Module, signature: Signature, *, opset: int = EXPORTER_
         raise UsageError(f"Opset {opset} is too new for the installed exporter; it wrote {graph.opset_import[0].version}.")
     graph = canonicalize_names(graph, [INPUT_NAME, *tensors], [OUTPUT_NAME])
     return _finish_graph(graph, net, signature, tensors, tied)
-
-
-def small_sides(signature: Signature) -> tuple[int, int]:
-    """Returns two different sides in pixels that the network takes, the smaller one first: 13 and 18 for multiple 1."""
-    short = signature.round_up_side(13)
-    return short, signature.round_up_side(short + 5)
-
-
-def make_example_input(signature: Signature) -> tuple[Tensor, dict[int, Any]]:
-    """Makes an input to trace the network with.
-
-    Batch 2 and two different sides, all above 1 and multiples of the network's, so that no size is exported as a constant.
-
-    Args:
-        signature: Of the network.
-
-    Returns:
-        float32 (2, C, h, w), and its dynamic axes as the exporter takes them.
-    """
-    block, generator = signature.multiple, torch.Generator().manual_seed(0)
-    if signature.kind == "latent":
-        return torch.rand(2, signature.input_channels, 1, 1, generator=generator), {0: torch.export.Dim.DYNAMIC}
-    height = signature.round_up_side(max(22, 2 * block))
-    width = signature.round_up_side(height + 9)
-    side: Any = torch.export.Dim.DYNAMIC
-    sides = [side, side] if block == 1 else [block * torch.export.Dim(name, min=2) for name in ("rows", "columns")]
-    return torch.rand(2, signature.input_channels, height, width, generator=generator), {0: side, 2: sides[0], 3: sides[1]}
 
 
 class _WeightsAsInputs(nn.Module):
@@ -184,12 +159,15 @@ def _finish_graph(
     for value, prefix in ((image, ""), (output, f"{OUTPUT_NAME}_")):
         dimensions = value.type.tensor_type.shape.dim
         for axis in dynamic_axes:
+            if axis == 0 and dimensions[0].dim_value == 1:
+                continue  # the network fixes it, as capture_program says
             if not dimensions[axis].HasField("dim_param"):
                 raise InputError(
                     f"The network {_class_name(net)} cannot be exported: its {('batch', '', 'height', 'width')[axis]} "
                     f"is fixed to {dimensions[axis].dim_value} in the graph."
                 )
             dimensions[axis].dim_param = prefix + INPUT_AXES[axis]
+    graph.ir_version = onnx.helper.find_min_ir_version_for(list(graph.opset_import))
     graph = onnx.shape_inference.infer_shapes(graph)
     onnx.checker.check_model(graph, full_check=True)
     names = tuple(name for name in tensors if name in used)
@@ -214,19 +192,33 @@ def _check_tensors(net: nn.Module, tensors: dict[str, Tensor]) -> None:
             )
 
 
-def _run_once(net: nn.Module, x: Tensor, signature: Signature) -> Tensor:
-    """Runs the network once: an error here says more about the signature than one of the exporter."""
+def _takes_batches(net: nn.Module, x: Tensor) -> bool:
+    try:
+        with torch.no_grad():
+            net(x.clone())
+            return True
+    except Exception:  # whatever a network raises that takes one image alone, such as IPT's patches
+        return False
+
+
+def _run_example(net: nn.Module, x: Tensor, signature: Signature) -> Tensor:
+    """Runs the network before it is exported: an error here says more about the signature than one of the exporter."""
     sizes = tuple(x.shape)
     try:
         with torch.no_grad():
-            y = net(x.clone())
+            y, again = (net(x.clone()) for _ in range(2))
     except Exception as error:
         raise MismatchError(
             f"The network {_class_name(net)} does not take an input of shape {sizes}, "
-            f"which its signature says it does: {_format_reason(error)}"
+            f"which its signature says it does: {format_reason(error)}"
         ) from error
     if not isinstance(y, Tensor):
         raise MismatchError(f"The network {_class_name(net)} gives a {type(y).__name__}; it has to give one tensor.")
+    if not torch.allclose(y, again, rtol=1e-3, atol=1e-3 * float(y.detach().abs().max())):
+        raise MismatchError(
+            f"The network {_class_name(net)} gives another output each time that it runs on the same image: it draws random "
+            "numbers. A graph of it could not be compared with anything."
+        )
     if y.ndim != 4 or y.shape[:2] != (sizes[0], signature.output_channels):
         raise MismatchError(
             f"The network {_class_name(net)} gives the shape {tuple(y.shape)} for {sizes}; its signature "
@@ -281,11 +273,3 @@ def _suppress_exporter_output() -> Iterator[None]:
 
 def _class_name(net: nn.Module) -> str:
     return escape_name(type(net).__name__)
-
-
-def _format_reason(error: BaseException) -> str:
-    """The first line of what went wrong at the bottom, as the end of a sentence."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return escape_name(lines[0] if lines else type(error).__name__).rstrip(".") + "."

@@ -20,7 +20,8 @@ from dni_deploy.signature import Signature
 from dni_deploy.utils.compare_arrays import relative_error
 from dni_deploy.utils.onnx_weights import fill_initializers
 from exporters.canonical_names import find_used_values
-from exporters.export_graph import INPUT_NAME, collect_float_tensors, small_sides
+from exporters.capture_program import small_sides
+from exporters.export_graph import INPUT_NAME, collect_float_tensors
 
 MAX_RELATIVE_ERROR = 1e-4
 """Largest difference over the largest output. Measured on the architectures here, full-size and small: rounding gives 1e-7 to
@@ -53,7 +54,8 @@ def verify_graph(graph: onnx.ModelProto, net: nn.Module, signature: Signature, *
     _check_all_weights_used(graph, changed)
     session = _make_ort_session(graph, {name: tensor.numpy() for name, tensor in changed.items()})
     worst = 0.0
-    for x in _make_inputs(signature, generator):
+    batch = graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 2
+    for x in _make_inputs(signature, generator, batch):
         expected = _run_network(net, changed, x)
         if not np.isfinite(expected).all():
             raise MismatchError(
@@ -103,15 +105,15 @@ def _perturb_tensor(tensor: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(tensor == 0, small, tensor * factor)
 
 
-def _make_inputs(signature: Signature, generator: torch.Generator) -> Iterator[Tensor]:
-    """Two inputs of different sides, the second a batch of two, in the network's own range."""
+def _make_inputs(signature: Signature, generator: torch.Generator, batch: int) -> Iterator[Tensor]:
+    """Two inputs of different sides, the second of this batch, in the network's own range."""
     channels = signature.input_channels
     short, long = small_sides(signature)
-    for batch, height, width in ((1, short, long), (2, long, short + signature.multiple)):
+    for count, height, width in ((1, short, long), (batch, long, short + signature.multiple)):
         if signature.kind == "latent":
-            yield torch.randn(batch, channels, 1, 1, generator=generator)
+            yield torch.randn(count, channels, 1, 1, generator=generator)
         else:
-            image = torch.rand(batch, channels, height, width, generator=generator)
+            image = torch.rand(count, channels, height, width, generator=generator)
             yield image * (signature.high - signature.low) + signature.low
 
 

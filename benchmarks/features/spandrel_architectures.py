@@ -1,7 +1,7 @@
 """Exports a small network of each architecture of spandrel and compares it with PyTorch.
 
     python -m benchmarks.features.spandrel_architectures                        into benchmarks/results/spandrel.json
-    python -m benchmarks.features.spandrel_architectures SwinIR HAT -o -        some of them, printed only
+    python -m benchmarks.features.spandrel_architectures SwinIR HAT             these rows of it alone
 
 Each runs in a process of its own with a time limit: two members with random weights are exported, and the session's output at
 three sizes and three alphas is compared with the descriptor's own function on the blended state dict. docs/architectures.md is
@@ -122,7 +122,9 @@ def measure_in_child(name: str, opset: int | None) -> dict[str, Any]:
 
 @click.command()
 @click.argument("names", nargs=-1, type=click.Choice(list(NETWORKS)))
-@click.option("-o", "--output", default=str(RESULT_PATH), show_default=True, help="The file to write; - for stdout.")
+@click.option(
+    "-o", "--output", default=str(RESULT_PATH), show_default=True, help="The file to write; rows of others in it are kept."
+)
 @click.option("--opset", type=int, help="ONNX opset of the graphs.")
 @click.option("--child", is_flag=True, hidden=True)
 def main(names: tuple[str, ...], output: str, opset: int | None, child: bool) -> None:
@@ -130,13 +132,15 @@ def main(names: tuple[str, ...], output: str, opset: int | None, child: bool) ->
     if child:
         print(json.dumps(measure_architecture(names[0], opset)))
         return
-    rows = {}
+    facts = {"cpu": cpu_name(), "cores": os.cpu_count(), "alphas": ALPHAS}
+    facts |= {name: __import__(name).__version__ for name in ("torch", "onnx", "onnxruntime", "spandrel")}
+    commit = describe_commit(ROOT)
     for name in names or NETWORKS:
-        rows[name] = measure_in_child(name, opset)
-        print(name, json.dumps(rows[name]), file=sys.stderr, flush=True)
-    facts = {"commit": describe_commit(ROOT), "cpu": cpu_name(), "cores": os.cpu_count()}
-    versions = {name: __import__(name).__version__ for name in ("torch", "onnx", "onnxruntime", "spandrel")}
-    write_result(output, {**facts, "versions": versions, "alphas": ALPHAS, "rows": rows})
+        row = {**measure_in_child(name, opset), "commit": commit}
+        print(name, json.dumps(row), file=sys.stderr, flush=True)
+        stored = json.loads(Path(output).read_text()) if Path(output).is_file() else {}
+        rows = {**stored.get("rows", {}), name: row}
+        write_result(output, {**facts, "rows": {key: rows[key] for key in NETWORKS if key in rows}})
 
 
 if __name__ == "__main__":

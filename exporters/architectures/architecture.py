@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -85,6 +86,7 @@ class Architecture:
         }
         state.update({key: torch.tensor(0) for key in net.state_dict() if is_batch_counter(key)})
         net.load_state_dict({key: state[key] for key in net.state_dict()}, assign=self.supports_meta_device)
+        _SOURCE_TENSORS[net] = tensors
         return net.eval().requires_grad_(False)
 
     def resolve_signature(self, net: nn.Module) -> Signature:
@@ -109,6 +111,14 @@ class Architecture:
             raise MismatchError(f"no network has such shapes ({escape_name(error)})") from error  # sizes from a damaged file
         _check_shapes(net, canonical_shapes)
         return net
+
+
+_SOURCE_TENSORS: WeakKeyDictionary[nn.Module, Mapping[str, np.ndarray]] = WeakKeyDictionary()
+
+
+def find_source_tensors(net: nn.Module) -> Mapping[str, np.ndarray] | None:
+    """Finds the tensors from which `Architecture.build` made a network; None for any other network."""
+    return _SOURCE_TENSORS.get(net)
 
 
 def shapes_of(tensors: Mapping[str, np.ndarray]) -> dict[str, Shape]:

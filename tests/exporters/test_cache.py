@@ -18,6 +18,7 @@ from dni_deploy.utils.hardware import cache_folder
 from exporters import cache
 from exporters.cache import cache_key, export_graph_cached
 from exporters.export_graph import ExportedGraph, export_graph
+from exporters.graph_entry import ENTRY_MAGIC
 from tests.support.pico_architectures import pico_net
 
 
@@ -90,7 +91,7 @@ def test_an_entry_that_is_whole_but_of_other_content_is_ignored(folder: Path) ->
     first, _ = take(net)
     (entry,) = folder.iterdir()
     body = b'{"names": ["of.another.net"], "unused": []}\n'
-    entry.write_bytes(cache.CACHE_MAGIC + sha256(body).hexdigest().encode() + b"\n" + body)
+    entry.write_bytes(ENTRY_MAGIC + sha256(body).hexdigest().encode() + b"\n" + body)
     assert take(net) == (first, False)
 
 

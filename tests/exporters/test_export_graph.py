@@ -149,6 +149,7 @@ def test_the_exporter_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
         (lambda: pico_net("dncnn"), Signature(input_channels=1), MismatchError, "does not take an input of shape"),
         (lambda: pico_net("dncnn"), Signature(output_channels=1), MismatchError, "says 1 channels"),
         (lambda: pico_net("dncnn"), Signature(scale=2), MismatchError, "at scale 2"),
+        (lambda: custom(lambda net, x: x + net.gain * torch.rand_like(x)), Signature(), MismatchError, "draws random numbers"),
         (lambda: custom(lambda net, x: (x, x)), Signature(), MismatchError, "gives a tuple"),
         (lambda: custom(lambda net, x: x * net.x, x=torch.ones(3, 1, 1)), Signature(), InputError, "weight named 'x'"),
         (lambda: custom(lambda net, x: x * net.gain).half(), Signature(), InputError, "built in float32"),
