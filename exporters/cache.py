@@ -106,7 +106,8 @@ def _iterate_key_parts(architecture: str, net: nn.Module, signature: Signature, 
                 yield from (key, _hash_tensor(torch.as_tensor(value)))
             elif key != "training" and not key.startswith("_") and _is_plain(value):
                 yield from (key, value)
-    for source in sorted(filter(None, {_find_source_file(type(module)) for module in net.modules()})):
+    classes = {base for module in net.modules() for base in type(module).__mro__}
+    for source in sorted(filter(None, set(map(_find_source_file, classes)))):
         yield Path(source).read_bytes()
     for module in (export_module, canonical_names, capture_program, onnx_translations, opset17, training_form):
         yield Path(str(module.__file__)).read_bytes()

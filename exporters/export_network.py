@@ -77,6 +77,10 @@ def export_network(
         "onnxruntime": onnxruntime.__version__,
         "probe_error": float(f"{error:.1e}"),
     }
+    notes = list(getattr(net, "export_notes", ()))
+    for note in notes:
+        log.info("%s", note)
+    graph_facts |= {"notes": notes} if notes else {}
     return ExportedNetwork(architecture.name, signature, exported, graph_facts)
 
 

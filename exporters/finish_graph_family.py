@@ -16,7 +16,7 @@ from dni_deploy.errors import InputError, MismatchError, escape_name
 from dni_deploy.signature import Signature
 from dni_deploy.utils.compare_arrays import relative_error
 from dni_deploy.utils.onnx_weights import fill_initializers
-from exporters.measure_function import ImageFunction, measure_function
+from exporters.measure_function import ImageFunction, find_border, measure_function
 
 MAX_RELATIVE_ERROR = 1e-5
 """Largest difference over the largest output, between a member's file and the family's graph with its weights. The operators are
@@ -181,10 +181,9 @@ def _measure_border(run: ImageFunction, channels: list[int]) -> int:
             y = run(np.random.default_rng(0).random((1, count, height, width), np.float32))
         except InputError:
             continue
-        scale, rest = divmod(y.shape[3] - y.shape[2], width - height)
-        missing = scale * height - y.shape[2]
-        if rest == 0 and scale > 0 and missing > 0 and missing % (2 * scale) == 0:
-            return int(missing // (2 * scale))
+        border = find_border(BORDER_PROBE_PX, (y.shape[2], y.shape[3]))
+        if border:
+            return border
     return 0
 
 

@@ -6,7 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from onnxscript import opset18 as op
+from onnxscript import opset18
+
+op: Any = opset18
+"""Its stubs know the types of ONNX's values, not those of a graph that is being made."""
 
 
 def translate_pixel_unshuffle(image: Any, downscale_factor: int) -> Any:

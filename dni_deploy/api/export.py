@@ -144,7 +144,8 @@ def _export_checkpoints(
         family = Family.from_checkpoints(members, key=key, recognizers=make_recognizers(arch))
     network = module.export_network(arch, dict(family.members[0].checkpoint.tensors), opset, adjust_signature, report)
     exported = network.exported
-    graph_facts = network.graph_facts | ({"notes": list(family.notes)} if family.notes else {})
+    notes = [*family.notes, *network.graph_facts.get("notes", ())]
+    graph_facts = network.graph_facts | ({"notes": notes} if notes else {})
     return _ExportedFamily(family, exported.graph, network.signature, network.architecture, graph_facts, exported.tied)
 
 

@@ -31,6 +31,7 @@ class Architecture:
         infer_hyperparameters: Names and shapes -> a network that may have them; raises MismatchError where even that is
             impossible. The network has its Signature as the attribute `signature`; else one is measured.
         canonicalize_tensors: Drops entries that the network never reads; names stay the file's own.
+        adapt_network: Makes a network that was built one that turns an image into an image; None where it is one.
         supports_meta_device: Whether the network can be made on the meta device, where weights cost neither memory nor time.
     """
 
@@ -38,6 +39,7 @@ class Architecture:
     title: str
     infer_hyperparameters: Callable[[Shapes], nn.Module]
     canonicalize_tensors: Callable[[Mapping[str, Any]], dict[str, Any]] = dict
+    adapt_network: Callable[[nn.Module], None] | None = None
     supports_meta_device: bool = True
 
     def describe_mismatch(self, shapes: Shapes) -> str | None:
@@ -86,8 +88,11 @@ class Architecture:
         }
         state.update({key: torch.tensor(0) for key in net.state_dict() if is_batch_counter(key)})
         net.load_state_dict({key: state[key] for key in net.state_dict()}, assign=self.supports_meta_device)
+        net.eval().requires_grad_(False)
+        if self.adapt_network is not None:
+            self.adapt_network(net)
         _SOURCE_TENSORS[net] = tensors
-        return net.eval().requires_grad_(False)
+        return net
 
     def resolve_signature(self, net: nn.Module) -> Signature:
         """Returns the network's attribute `signature`, or else one measured by running it on small inputs.

@@ -7,6 +7,7 @@ from torch import nn
 from dni_deploy.errors import UsageError, escape_name
 from dni_deploy.signature import Signature
 from dni_deploy.utils.import_path import import_function
+from exporters.architectures.adapt_network import adapt_network
 from exporters.architectures.architecture import Architecture, Shapes
 
 
@@ -38,4 +39,6 @@ def load_custom_architecture(name: str) -> Architecture:
             net.signature = signature  # type: ignore[assignment]  # Module's stub allows tensors and modules only
         return net
 
-    return Architecture(name, "a network of your own", infer_hyperparameters, supports_meta_device=False)
+    return Architecture(
+        name, "a network of your own", infer_hyperparameters, adapt_network=adapt_network, supports_meta_device=False
+    )

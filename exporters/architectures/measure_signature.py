@@ -12,6 +12,7 @@ from torch import nn
 
 from dni_deploy.errors import MismatchError
 from dni_deploy.signature import Signature
+from exporters.architectures.adapt_network import channels_to_try
 from exporters.measure_function import measure_function
 
 MAX_MINIMUM_PX = 512
@@ -24,7 +25,7 @@ def measure_signature(net: nn.Module) -> Signature:
     Values of 0..1 are assumed, and the radius stays unknown.
 
     Raises:
-        MismatchError: No channel count and no multiple up to 64 gives an image of a whole multiple of the size.
+        MismatchError: No channel count and no multiple up to 256 gives an image of a whole multiple of the size.
     """
 
     def run(x: NDArray[np.float32]) -> NDArray[Any]:
@@ -32,9 +33,8 @@ def measure_signature(net: nn.Module) -> Signature:
             output: NDArray[Any] = net(torch.from_numpy(x)).numpy()
         return output
 
-    first_convolutions = [module.in_channels for module in net.modules() if isinstance(module, nn.Conv2d)][:1]
     try:
-        return measure_function(run, [*first_convolutions, 3, 1, 4])
+        return measure_function(run, channels_to_try(net))
     except MismatchError as error:
         raise MismatchError(f"{error} Give the network or its factory an attribute 'signature'.") from None
 

@@ -20,6 +20,7 @@ from torch import nn
 from dni_deploy.errors import MismatchError, escape_name
 from dni_deploy.signature import Signature
 from exporters.architectures.architecture import Architecture, Shapes
+from exporters.architectures.change_forward import change_forward
 
 NOISE_LEVEL = 15 / 255
 """What spandrel gives networks that take a map of the noise."""
@@ -70,33 +71,13 @@ def recognize_architecture(tensors: Mapping[str, np.ndarray]) -> Architecture | 
     )
 
 
-class _OriginalCall:
-    """A network for its descriptor's function: calling it runs the class's own forward, its attributes are the network's."""
-
-    def __init__(self, net: nn.Module, model_class: type[nn.Module]) -> None:
-        self._net, self._model_class = net, model_class
-
-    def __call__(self, *arguments: Any) -> Any:
-        return cast(Any, self._model_class).forward(self._net, *arguments)
-
-    forward = __call__
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._net, name)
-
-
 def _call_like_descriptor(net: nn.Module, descriptor: Any) -> nn.Module:
     """Makes the network compute what the descriptor does: it may scale the output, pick one of several, or add a noise map.
 
     The class changes and not the nesting, so that weights keep the names that they have in files.
     """
     call = _call_with_noise_map if _needs_noise_map(net, descriptor) else cast(Callable[..., Any], descriptor._call_fn)
-    model_class = type(net)
-
-    def forward(self: nn.Module, x: torch.Tensor) -> Any:
-        return call(_OriginalCall(self, model_class), x)
-
-    net.__class__ = type(model_class.__name__, (model_class,), {"forward": forward, "__module__": __name__})
+    change_forward(net, call)
     cast(Any, net).spandrel_version = spandrel.__version__  # the descriptor's function is a part of the network
     return net
 
