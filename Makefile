@@ -14,7 +14,7 @@ help:
 	@echo "make test    run the tests"
 	@echo "make check   ruff and mypy"
 	@echo "make bench   time it against the alternatives, on this machine"
-	@echo "make docs    write docs/cli.md and docs/python-api.md from the help texts and docstrings"
+	@echo "make docs    write docs/cli.md, docs/python-api.md and docs/architectures.md from help texts, docstrings and results"
 	@echo "make kernels compile the CUDA kernels that are shipped, after an edit of a .cu file; needs nvcc"
 	@echo "make format  ruff format"
 	@echo "make clean   remove .venv"
@@ -49,6 +49,7 @@ bench: $(BIN)/.ready
 docs: $(BIN)/.ready
 	$(BIN)/python docs/generate_cli.py
 	$(BIN)/python docs/generate_python_api.py
+	$(BIN)/python docs/generate_architectures.py
 
 kernels: $(BIN)/.ready
 	$(BIN)/python -m engines.cuda.compile

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx.experimental.sym_node import SymNode
+from torch.nn import functional
 
 from dni_deploy.errors import InputError, MismatchError, escape_name
 from dni_deploy.signature import Signature
@@ -36,7 +37,7 @@ MAX_RELATIVE_ERROR = 1e-5
 
 
 def capture_program(
-    net: nn.Module, wrapped: nn.Module, values: tuple[Tensor, ...], signature: Signature
+    net: nn.Module, wrapped: nn.Module, values: tuple[Tensor, ...], signature: Signature, *, takes_batches: bool = True
 ) -> torch.export.ExportedProgram:
     """Captures a network so that it follows its input's height and width, and its batch where it can.
 
@@ -45,6 +46,7 @@ def capture_program(
         wrapped: The network as a function of its input and of a tuple of its weights.
         values: The weights.
         signature: Of the network.
+        takes_batches: Whether the network runs on more than one image.
 
     Returns:
         The program; its input's batch is 1 where the network fixes it.
@@ -54,13 +56,18 @@ def capture_program(
     """
     example, axes = make_example_input(signature)
     modes = CAPTURE_MODES if signature.kind == "image" and signature.frame_batch == 1 else CAPTURE_MODES[:1]
+    modes = modes if takes_batches else CAPTURE_MODES[1:]
     fixing_lines: list[str] = []
     for fixed_batch, symbolic in modes:
         fixing_lines.clear()
         x = example[:1] if fixed_batch else example
         dynamic_axes = {axis: dimension for axis, dimension in axes.items() if axis or not fixed_batch}
         try:
-            with keep_integers_symbolic(net) if symbolic else contextlib.nullcontext(), _record_fixing_lines(fixing_lines):
+            with (
+                keep_integers_symbolic(net) if symbolic else contextlib.nullcontext(),
+                _pool_in_whole_steps(),
+                _record_fixing_lines(fixing_lines),
+            ):
                 program = _export(wrapped, x, values, dynamic_axes)
             _check_other_sizes(program, net, values, signature, fixed_batch)
         except Exception as error:
@@ -128,6 +135,32 @@ def _check_other_sizes(
             with torch.no_grad():
                 program.module()(x, values)  # names the assumption that does not hold
             raise MismatchError(f"it computes something else for {batch} x {height} x {width} pixels than for the example")
+
+
+@contextlib.contextmanager
+def _pool_in_whole_steps() -> Iterator[None]:
+    """Pools to a part of the size (SAFMN: h // 4) by a plain max pool, which ONNX has for every size.
+
+    It is the same where the size is a multiple of the part, as the network's multiple makes it; the check at other sizes tells.
+    """
+    adaptive_max_pool2d = functional.adaptive_max_pool2d
+
+    def pool(x: Tensor, output_size: Any, return_indices: bool = False) -> Any:
+        if (
+            return_indices
+            or not isinstance(output_size, (list, tuple))
+            or not any(isinstance(side, torch.SymInt) for side in output_size)
+        ):
+            return adaptive_max_pool2d(x, output_size, return_indices)
+        return functional.max_pool2d(
+            x, [builtins.int(side // part) for side, part in zip(x.shape[2:], output_size, strict=True)]
+        )
+
+    try:
+        functional.adaptive_max_pool2d = pool
+        yield
+    finally:
+        functional.adaptive_max_pool2d = adaptive_max_pool2d
 
 
 @contextlib.contextmanager

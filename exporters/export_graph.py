@@ -102,11 +102,13 @@ def export_graph(net: nn.Module, signature: Signature, *, opset: int = EXPORTER_
     values = tuple(tensor.clone() for tensor in tensors.values())
     try:
         with _suppress_exporter_output(), _disable_inplace(net, x, y), use_training_form(net):
+            model, arguments, dynamic_shapes = _choose_capture(net, wrapped, values, signature, len(x) > 1)
             program = torch.onnx.export(
-                capture_program(net, wrapped, values, signature),
-                (),
+                model,
+                arguments,
                 dynamo=True,
                 optimize=True,
+                dynamic_shapes=dynamic_shapes,
                 opset_version=max(opset, EXPORTER_OPSET),
                 custom_translation_table=TRANSLATIONS,
                 verbose=False,
@@ -128,6 +130,17 @@ def export_graph(net: nn.Module, signature: Signature, *, opset: int = EXPORTER_
         raise UsageError(f"Opset {opset} is too new for the installed exporter; it wrote {graph.opset_import[0].version}.")
     graph = canonicalize_names(graph, [INPUT_NAME, *tensors], [OUTPUT_NAME])
     return _finish_graph(graph, net, signature, tensors, tied)
+
+
+def _choose_capture(
+    net: nn.Module, wrapped: nn.Module, values: tuple[Tensor, ...], signature: Signature, takes_batches: bool
+) -> tuple[Any, tuple[Any, ...], Any]:
+    """What torch.onnx exports: a captured program, or a recurrent network, whose loops it captures in a way of its own."""
+    if not any(isinstance(module, nn.RNNBase) for module in net.modules()):
+        return capture_program(net, wrapped, values, signature, takes_batches=takes_batches), (), None
+    x, dynamic_axes = make_example_input(signature)
+    no_axes: dict[int, Any] = {}
+    return wrapped, (x, values), (dynamic_axes, tuple(no_axes for _ in values))
 
 
 class _WeightsAsInputs(nn.Module):

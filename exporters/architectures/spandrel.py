@@ -15,6 +15,8 @@ import spandrel
 import torch
 from spandrel.architectures.DnCNN import DnCNN
 from spandrel.architectures.DRUNet import DRUNet
+from spandrel.architectures.IPT import IPT
+from spandrel.architectures.IPT.__arch import model as ipt_patches
 from torch import nn
 
 from dni_deploy.errors import MismatchError, escape_name
@@ -76,7 +78,11 @@ def _call_like_descriptor(net: nn.Module, descriptor: Any) -> nn.Module:
 
     The class changes and not the nesting, so that weights keep the names that they have in files.
     """
-    call = _call_with_noise_map if _needs_noise_map(net, descriptor) else cast(Callable[..., Any], descriptor._call_fn)
+    call = cast(Callable[..., Any], descriptor._call_fn)
+    if isinstance(net, IPT):
+        call = _call_on_all_patches
+    elif _needs_noise_map(net, descriptor):
+        call = _call_with_noise_map
     change_forward(net, call)
     cast(Any, net).spandrel_version = spandrel.__version__  # the descriptor's function is a part of the network
     return net
@@ -89,6 +95,12 @@ def _needs_noise_map(net: nn.Module, descriptor: Any) -> bool:
 def _call_with_noise_map(net: Any, x: torch.Tensor) -> Any:
     """Does what spandrel does for DRUNet and FDnCNN, but for any batch: theirs makes a map for one image."""
     return net(torch.cat([x, torch.full_like(x[:, :1], NOISE_LEVEL)], dim=1))
+
+
+def _call_on_all_patches(net: Any, x: torch.Tensor) -> Any:
+    """Does what spandrel does for IPT, but for all patches of an image at once: a loop over 64 each would be of fixed length."""
+    model = ipt_patches.Model(net, crop_batch_size=1 << 30)
+    return model.forward(x * net.rgb_range, net.scale.index(max(net.scale))) / net.rgb_range
 
 
 def _load_model(state: dict[str, torch.Tensor]) -> Any:

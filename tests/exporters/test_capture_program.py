@@ -44,7 +44,34 @@ class PadsToEight(nn.Module):
         return nn.functional.interpolate(small, scale_factor=8.0, mode="nearest")[..., :height, :width]
 
 
-@pytest.mark.parametrize(("factory", "multiple", "batch"), [(Windows, 4, 1), (PadsToEight, 1, 0)])
+class Rows(nn.Module):
+    """Runs a GRU along each row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.GRU(3, 3, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        rows, _ = self.rnn(x.permute(0, 2, 3, 1).reshape(batch * height, width, channels))
+        return rows.reshape(batch, height, width, channels).permute(0, 3, 1, 2)  # type: ignore[no-any-return]
+
+
+class PoolsToAQuarter(nn.Module):
+    """Pools to a part of its size, as SAFMN does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        small = nn.functional.adaptive_max_pool2d(self.conv(x), (x.shape[2] // 4, x.shape[3] // 4))
+        return x + nn.functional.interpolate(small, size=x.shape[2:], mode="nearest")
+
+
+@pytest.mark.parametrize(
+    ("factory", "multiple", "batch"), [(Windows, 4, 1), (PadsToEight, 1, 0), (Rows, 1, 0), (PoolsToAQuarter, 4, 0)]
+)
 def test_sizes_that_tracing_would_fix_are_followed(factory: type[nn.Module], multiple: int, batch: int) -> None:
     torch.manual_seed(0)
     net, signature = factory().eval().requires_grad_(False), Signature(multiple=multiple)
@@ -115,6 +142,37 @@ class Reparameterized(nn.Module):
             self.update_params()
             out = self.eval_conv(x)
         return out
+
+
+class Experts(nn.Module):
+    """SeemoRe's MoELayer, reduced: of three experts, it runs the two that the image's mean chooses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Conv2d(3, 3, 1) for _ in range(3))
+        self.gate, self.num_expert = nn.Linear(3, 3), 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = torch.softmax(self.gate(x.mean((2, 3))), 1)
+        top_weights, top_experts = torch.topk(weights, self.num_expert)
+        out = x.clone()
+        if self.training:
+            used = torch.zeros_like(weights).scatter_(1, top_experts, top_weights)
+            for index, expert in enumerate(self.experts):
+                out += expert(x) * used[:, index : index + 1, None, None]
+        else:
+            for index, chosen in enumerate(top_experts.squeeze(0)):
+                out += self.experts[chosen](x) * top_weights[:, index : index + 1, None, None]
+        return out
+
+
+def test_a_mixture_of_experts_is_exported_with_all_of_them() -> None:
+    torch.manual_seed(0)
+    net = Experts().eval().requires_grad_(False)
+    exported = export_graph(net, Signature())
+    assert exported.unused == ()
+    assert exported.graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1  # it takes one image at a time
+    assert verify_graph(exported.graph, net, Signature()) < 1e-6
 
 
 def test_a_reparameterized_convolution_is_exported_with_the_weights_of_its_training_form() -> None:
