@@ -55,7 +55,9 @@ def capture_program(
         InputError: torch.export cannot capture the network, or only for one size; names the line of code where that is known.
     """
     example, axes = make_example_input(signature)
-    modes = CAPTURE_MODES if signature.kind == "image" and signature.frame_batch == 1 else CAPTURE_MODES[:1]
+    modes: tuple[tuple[bool, bool], ...] = (
+        CAPTURE_MODES if signature.kind == "image" and signature.frame_batch == 1 else CAPTURE_MODES[:1]
+    )
     modes = modes if takes_batches else CAPTURE_MODES[1:]
     fixing_lines: list[str] = []
     for fixed_batch, symbolic in modes:
@@ -143,7 +145,8 @@ def _pool_in_whole_steps() -> Iterator[None]:
 
     It is the same where the size is a multiple of the part, as the network's multiple makes it; the check at other sizes tells.
     """
-    adaptive_max_pool2d = functional.adaptive_max_pool2d
+    module: Any = functional
+    adaptive_max_pool2d: Any = module.adaptive_max_pool2d
 
     def pool(x: Tensor, output_size: Any, return_indices: bool = False) -> Any:
         if (
@@ -157,10 +160,10 @@ def _pool_in_whole_steps() -> Iterator[None]:
         )
 
     try:
-        functional.adaptive_max_pool2d = pool
+        module.adaptive_max_pool2d = pool
         yield
     finally:
-        functional.adaptive_max_pool2d = adaptive_max_pool2d
+        module.adaptive_max_pool2d = adaptive_max_pool2d
 
 
 @contextlib.contextmanager

@@ -13,6 +13,8 @@ from onnx import defs, numpy_helper
 
 from dni_deploy.errors import UsageError, escape_name
 
+IR_VERSION = 8
+"""The file format version that came with opset 17 (ONNX 1.12)."""
 OPSET18_ATTRIBUTES: dict[str, dict[str, tuple[object, ...]]] = {
     "Pad": {},
     "Resize": {"antialias": (0,), "keep_aspect_ratio_policy": (b"stretch",), "axes": ()},
@@ -60,6 +62,7 @@ def to_opset17(graph: onnx.ModelProto) -> onnx.ModelProto:
         else:
             raise _unsupported_node_error(node)
     older.opset_import[0].version = 17
+    older.ir_version = IR_VERSION
     _drop_unread_constants(older)
     return older
 
