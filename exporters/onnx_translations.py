@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import onnx
 import torch
 from onnxscript import opset18
 
@@ -13,15 +15,15 @@ op: Any = opset18
 
 
 def translate_pixel_unshuffle(image: Any, downscale_factor: int) -> Any:
-    """Writes a pixel unshuffle of float (N, C, H, W) without arithmetic on sizes, which not every runtime has.
+    """Writes a pixel unshuffle of float (N, C, H, W) as one convolution, which every runtime has.
 
-    The exporter's own is two Reshapes whose shapes are computed from the image's. ONNX's SpaceToDepth has the channels of one
-    place last, PyTorch's operator has them first.
+    The exporter's own is two Reshapes whose shapes are computed from the image's. SpaceToDepth has another order of channels, and
+    with the Gather that restores it OpenVINO 2026.4.1 computes something else in the convolution behind it.
     """
     channels, block = image.shape[1], downscale_factor
-    order = [(row * block + column) * channels + channel
-             for channel in range(channels) for row in range(block) for column in range(block)]  # fmt: skip
-    return op.Gather(op.SpaceToDepth(image, blocksize=block), op.Constant(value_ints=order), axis=1)
+    kernels = np.tile(np.eye(block * block, dtype=np.float32).reshape(-1, 1, block, block), (channels, 1, 1, 1))
+    weight = op.Constant(value=onnx.numpy_helper.from_array(kernels))
+    return op.Conv(image, weight, kernel_shape=[block, block], strides=[block, block], group=channels)
 
 
 def translate_stable_sort(values: Any, stable: bool | None = None, dim: int = -1, descending: bool = False) -> Any:
