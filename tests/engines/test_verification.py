@@ -15,6 +15,7 @@ from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError
 from dni_deploy.signature import Signature
 from engines import ort_session
+from engines.calibrated_network import read_network
 from engines.profile import Profile
 from engines.registry import load_engine
 from engines.verification import (
@@ -98,7 +99,7 @@ def verify_sample(engine: Any, reference: Reference, precision: str) -> float:
 
 
 def reference(bundle: Bundle) -> Reference:
-    return Reference(bundle, [bundle.read_weights(name) for name in bundle.members], profile(bundle))
+    return Reference(read_network(bundle), [bundle.read_weights(name) for name in bundle.members], profile(bundle))
 
 
 @pytest.fixture
