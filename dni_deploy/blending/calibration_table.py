@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations
+from itertools import accumulate, combinations
 from math import comb
 from typing import Any
 
@@ -185,20 +185,19 @@ class CalibrationTable:
         Raises:
             CoefficientsError: As `validate_coefficients`.
         """
-        row = self.validate_coefficients(coefficients)
+        row = self.validate_coefficients(coefficients).tolist()  # of a few members Python computes faster than NumPy
         # Parts of the members from the i-th on, falling from `steps` to 0: in these coordinates sorting gives the simplex.
-        parts = np.minimum(np.cumsum(row[::-1])[::-1] * self.steps, self.steps)
+        parts = [min(part * self.steps, self.steps) for part in accumulate(reversed(row))][::-1]
         parts[0] = self.steps
-        nearest = np.rint(parts)
-        parts = np.where(np.abs(parts - nearest) < GRID_POINT_TOLERANCE, nearest, parts)
-        corner = np.floor(parts).astype(np.int64)
-        fractions = parts - corner
+        parts = [round(part) if abs(part - round(part)) < GRID_POINT_TOLERANCE else part for part in parts]
+        corner = [int(part) for part in parts]
+        fractions = [part - whole for part, whole in zip(parts, corner, strict=True)]
         weights = np.zeros(len(self.calibration_points))
         before = 1.0
-        for axis in np.argsort(-fractions, kind="stable"):
-            point = tuple((corner - np.append(corner[1:], 0)).tolist())
+        for axis in sorted(range(len(row)), key=lambda index: -fractions[index]):
+            point = tuple(whole - following for whole, following in zip(corner, [*corner[1:], 0], strict=True))
             weights[self._row_by_point[point]] += before - fractions[axis]
-            before = float(fractions[axis])
+            before = fractions[axis]
             if before == 0.0:
                 break
             corner[axis] += 1

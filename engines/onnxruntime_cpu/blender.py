@@ -124,8 +124,8 @@ class Blender:
         assert self._statistics is not None
         if coefficients.ndim == 1:
             used = np.flatnonzero(coefficients)
-            blended: NDArray[np.float64] = np.tensordot(coefficients[used], self._statistics[used], 1)
-            return blended
+            rows = self._statistics[used]
+            return np.asarray(coefficients[used] @ rows.reshape(len(used), -1)).reshape(rows.shape[1:])
         blended = np.zeros(self._statistics.shape[1:])
         for member, statistics in zip(coefficients.T, self._statistics, strict=True):
             factors = member[self._fold_sources][:, self._fold_of_column]

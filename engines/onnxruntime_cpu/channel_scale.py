@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from engines.lowering.recipes import Recipes
 from engines.onnxruntime_cpu.layout import Layout
 
-MAX_RUN_FLOATS = 1024
+MAX_RUN_FLOATS = 256
 
 
 class ChannelScale(Protocol):
