@@ -223,7 +223,7 @@ def _judge_order_and_signs(
             "permuted",
             f"the channels are permuted: in {len(reordered)} layers ({names}) the filters match in another order, "
             f"with a median of {aligned:.3f} instead of {median:.3f}.",
-            "Bring one member's channels into the other's order (Git Re-Basin), or fine-tune one member from the other.",
+            "Export them with --align, which brings the channels of both into one order, or fine-tune one member from the other.",
         )
     elif median < MAX_UNRELATED_INDEX:
         advice = (
