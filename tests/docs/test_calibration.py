@@ -63,6 +63,22 @@ def test_page_figures_equal_the_benchmark_results() -> None:
     assert f"{change['calibrated_us']:.0f} instead of {change['plain_us']:.0f} microseconds" in PAGE
 
 
+def test_figures_of_public_networks_and_of_the_cost_equal_the_results() -> None:
+    from benchmarks.features import public_calibration
+
+    result = json.loads(public_calibration.RESULT_PATH.read_bytes())
+    assert len(result["pairs"]) == len(public_calibration.PAIRS)
+    assert f"\n{public_calibration.format_table(result)}\n\n" in PAGE
+    rows = json.loads((ROOT / "benchmarks" / "results" / "calibration_cost.json").read_bytes())["networks"]
+    dncnn, compact, rrdb, transformer = rows
+    text = " ".join(PAGE.split())
+    output = sorted(row["output_ratio"] for row in rows)
+    assert f"*output* {output[0]:.2f} to {output[2]:.2f}, and {compact['output_ratio']:.2f} for Compact" in text
+    assert f"{dncnn['channels_ratio']:.2f} for DnCNN-17, {transformer['channels_ratio']:.2f} for TransformerNet" in text
+    assert f"{rrdb['channels_ratio']:.2f} for RRDBNet-23" in text
+    assert f"{compact['channels_ratio']:.2f} for Compact" in text
+
+
 def test_links_and_paths_of_the_page_exist() -> None:
     targets = [target for target in re.findall(r"\]\(([^)#]+)\)", PAGE) if not target.startswith("http")]
     assert targets
