@@ -59,7 +59,11 @@ def make_held_back(crops: NDArray[np.float32], signature: Signature, batch: int)
     """
     scale, originals = signature.scale, None
     side = crops.shape[-1] // scale // signature.multiple * signature.multiple
-    if scale > 1 and side >= MIN_ENLARGED_SIDE_PX and signature.input_channels == signature.output_channels:
+    if (
+        scale > 1
+        and side >= max(MIN_ENLARGED_SIDE_PX, signature.minimum)
+        and signature.input_channels == signature.output_channels
+    ):
         originals = crops[:, :, : side * scale, : side * scale]
         crops = originals.reshape(*originals.shape[:2], side, scale, side, scale).mean(axis=(3, 5))
     return HeldBackCrops([crops[start : start + batch] for start in range(0, len(crops), batch)], originals)

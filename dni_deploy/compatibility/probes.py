@@ -95,7 +95,8 @@ def is_restoration_network(signature: Signature, x: NDArray[np.float32], outputs
 def _make_without_reference(signature: Signature, name: str, rgb: Frame) -> SampleInput:
     scale, multiple = signature.scale, signature.multiple
     enlarges = scale > 1 and signature.input_channels == signature.output_channels
-    height, width = _choose_size(rgb, multiple * scale if enlarges else multiple, TEST_SIDE_PX * (2 if enlarges else 1))
+    factor = scale if enlarges else 1
+    height, width = _choose_size(rgb, multiple * factor, signature.round_up_side(1) * factor, TEST_SIDE_PX * min(factor, 2))
     part = _crop_center(rgb, height, width)
     if not enlarges:
         return SampleInput(name, _to_network_input(part, signature, signature.input_channels))
@@ -114,7 +115,7 @@ def _make_with_reference(signature: Signature, name: str, rgb: Frame, reference:
             f"The reference for {escape_name(name)} is {reference.shape[1]}x{reference.shape[0]}; the network makes "
             f"{output_size[1]}x{output_size[0]} of {rgb.shape[1]}x{rgb.shape[0]}. Give one of that size."
         )
-    height, width = _choose_size(rgb, signature.multiple, TEST_SIDE_PX)
+    height, width = _choose_size(rgb, signature.multiple, signature.round_up_side(1), TEST_SIDE_PX)
     if rgb.shape[0] < height or rgb.shape[1] < width:
         raise MismatchError(
             f"{escape_name(name)} is {rgb.shape[1]}x{rgb.shape[0]}; with a reference at least {width}x{height} are needed."
@@ -128,8 +129,8 @@ def _make_with_reference(signature: Signature, name: str, rgb: Frame, reference:
     )
 
 
-def _choose_size(rgb: Frame, multiple: int, side: int) -> tuple[int, int]:
-    height, width = (min(size, max(side, multiple)) // multiple * multiple or multiple for size in rgb.shape[:2])
+def _choose_size(rgb: Frame, multiple: int, least: int, side: int) -> tuple[int, int]:
+    height, width = (max(min(size, max(side, least)) // multiple * multiple, least) for size in rgb.shape[:2])
     return height, width
 
 

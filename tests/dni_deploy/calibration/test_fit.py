@@ -144,4 +144,5 @@ def test_networks_that_enlarge_are_scored_against_originals() -> None:
     batches, originals = make_held_back(crops, Signature(scale=4), 8)
     assert originals is None  # 12 pixels are mostly border
     assert batches[0].shape == crops.shape
+    assert make_held_back(crops, Signature(scale=2, minimum=32), 8).originals is None
     assert make_held_back(crops, Signature(), 8).originals is None

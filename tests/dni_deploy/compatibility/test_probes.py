@@ -19,6 +19,8 @@ RGB = np.ascontiguousarray(np.broadcast_to(np.arange(256, dtype=np.uint8)[:, Non
         (Signature(input_channels=1, multiple=10), (1, 1, 120, 120)),
         (Signature(input_channels=4, multiple=192), (1, 4, 192, 192)),
         (Signature(scale=4), (1, 3, 64, 64)),
+        (Signature(multiple=4, minimum=150), (1, 3, 152, 152)),
+        (Signature(scale=4, minimum=80), (1, 3, 80, 80)),
         (Signature(input_channels=7, kind="latent"), (16, 7, 1, 1)),
     ],
 )
@@ -27,7 +29,7 @@ def test_input_fits_the_signature(signature: Signature, shape: tuple[int, ...]) 
     assert (probe.x.shape, probe.x.dtype) == (shape, np.float32)
     assert (probe.reference is None) == (signature.scale == 1)
     if probe.reference is not None:
-        assert probe.reference.shape == (1, 3, 256, 256)
+        assert probe.reference.shape == (1, 3, *(signature.scale * side for side in shape[2:]))
     if signature.kind == "image":
         assert 0 <= probe.x.min() < 0.3 < 0.7 < probe.x.max() <= 1
         small = np.full((5, 300, 3), 255, np.uint8)
