@@ -27,6 +27,7 @@ from engines.lowering.calibration_nodes import (
     SCALE_SUFFIX,
     SHIFT_SUFFIX,
     CorrectedLayer,
+    add_neutral_tensors,
     find_convolutions,
     find_output_layer,
     insert_calibration_nodes,
@@ -68,8 +69,7 @@ class CalibratedNetwork:
 
     def complete_members(self, members: Sequence[Tensors]) -> list[dict[str, NDArray[Any]]]:
         """Adds to the members' weights what every member has for the nodes of the calibration."""
-        neutral = make_neutral_tensors(self.layers)
-        return [{**tensors, **neutral} for tensors in members]
+        return add_neutral_tensors(members, self.layers)
 
     def describe_calibration(self) -> dict[str, Any] | None:
         """Returns for reports the number of calibration points, and how they came to be; None without a calibration."""

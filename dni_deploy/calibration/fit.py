@@ -21,9 +21,9 @@ from engines.calibrated_network import list_statistics_names
 from engines.lowering.calibration_nodes import (
     CorrectedLayer,
     Correction,
+    add_neutral_tensors,
     find_output_layer,
     insert_calibration_nodes,
-    make_neutral_tensors,
     parameter_names,
 )
 
@@ -136,7 +136,8 @@ class _Fitter:
         self.graph, self.members = bundle.read_graph(), bundle.read_all_weights()
         self.has_batch_norm = bool(list_statistics_names(bundle, self.graph))
         self.points = enumerate_calibration_points(len(self.members), steps) / steps
-        self.inner_points = self.points[self.points.max(axis=1) < 1.0]
+        self.is_inner = self.points.max(axis=1) < 1.0
+        self.inner_points = self.points[self.is_inner]
         self._threads, self._progress = threads, progress
         self._shifts: tuple[BatchNormShift, ...] = ()
 
@@ -150,10 +151,9 @@ class _Fitter:
 
     def _fit_batch_norm(self, batches: list[NDArray[np.float32]]) -> Candidate:
         moments, layers = fit_batch_norm(self.graph, self.members, self.points, batches, self._threads, self._progress)
-        is_inner = self.points.max(axis=1) < 1.0
         statistics = {}
         for layer in layers:
-            rows = [pair for pair, inner in zip(moments[layer.mean], is_inner, strict=True) if inner]
+            rows = [pair for pair, inner in zip(moments[layer.mean], self.is_inner, strict=True) if inner]
             statistics[layer.mean] = np.stack([mean for mean, _ in rows])
             statistics[layer.variance] = np.stack([variance for _, variance in rows])
         table = CalibrationTable.from_inner_statistics(self.members, self.steps, statistics, self.about)
@@ -193,7 +193,8 @@ class _Fitter:
 
     def _open(self, candidate: Candidate) -> CandidateNetwork:
         graph = insert_calibration_nodes(self.graph, candidate.layers)
-        return CandidateNetwork(graph, self._complete_members(candidate), self._make_table(candidate), self._threads)
+        members = add_neutral_tensors(self.members, candidate.layers)
+        return CandidateNetwork(graph, members, self._make_table(candidate), self._threads)
 
     def finish(self, method: Method, candidate: Candidate, scores: tuple[MethodScore, ...]) -> CalibrationFit:
         """Makes the table of the chosen candidate."""
@@ -203,13 +204,10 @@ class _Fitter:
         return CalibrationFit(method, self._make_table(candidate, {"method": method}), scores, shifts)
 
     def _make_table(self, candidate: Candidate, about: Mapping[str, Any] | None = None) -> CalibrationTable:
+        members = add_neutral_tensors(self.members, candidate.layers)
         return CalibrationTable.from_inner_statistics(
-            self._complete_members(candidate), self.steps, candidate.statistics, {**self.about, **(about or {})}
+            members, self.steps, candidate.statistics, {**self.about, **(about or {})}
         )
-
-    def _complete_members(self, candidate: Candidate) -> list[dict[str, NDArray[Any]]]:
-        neutral = make_neutral_tensors(candidate.layers)
-        return [{**tensors, **neutral} for tensors in self.members]
 
 
 def _make_candidate(corrections: Mapping[CorrectedLayer, Sequence[Correction]]) -> Candidate:

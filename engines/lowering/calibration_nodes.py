@@ -120,19 +120,19 @@ def find_output_layer(graph: onnx.ModelProto, weight_names: Iterable[str], outpu
     constants = read_constant_nodes(graph)
     output = value = graph.graph.output[0].name
     channels = np.arange(output_channels)
-    while value not in convolutions:
+    while value == output or readers[value] == 1:
+        if value in convolutions:
+            return OutputLayer(convolutions[value], tuple(channels.tolist()))
         node = producers.get(value)
-        if node is None or (value != output and readers[value] != 1) or not _keeps_channels(node, constants):
-            return OutputLayer(CorrectedLayer(output, output_channels), tuple(range(output_channels)))
+        if node is None or not _keeps_channels(node, constants):
+            break
         if node.op_type == "DepthToSpace":
             attributes = read_attributes(node)
             copies = attributes["blocksize"] ** 2
             is_outer = attributes.get("mode", b"DCR") == b"DCR"
             channels = np.tile(channels, copies) if is_outer else np.repeat(channels, copies)
         value = node.input[0]
-    if value != output and readers[value] != 1:
-        return OutputLayer(CorrectedLayer(output, output_channels), tuple(range(output_channels)))
-    return OutputLayer(convolutions[value], tuple(channels.tolist()))
+    return OutputLayer(CorrectedLayer(output, output_channels), tuple(range(output_channels)))
 
 
 def _keeps_channels(node: onnx.NodeProto, constants: Mapping[str, NDArray[Any]]) -> bool:
@@ -190,6 +190,14 @@ def make_neutral_tensors(layers: Iterable[CorrectedLayer]) -> dict[str, NDArray[
         for layer in layers
         for name, number in zip(parameter_names(layer.value), (1.0, 0.0, 0.0, 1.0), strict=True)
     }
+
+
+def add_neutral_tensors(
+    members: Iterable[Mapping[str, NDArray[Any]]], layers: Iterable[CorrectedLayer]
+) -> list[dict[str, NDArray[Any]]]:
+    """Adds to each member's weights what `make_neutral_tensors` makes."""
+    neutral = make_neutral_tensors(layers)
+    return [{**tensors, **neutral} for tensors in members]
 
 
 def fold_correction(layer: CorrectedLayer, correction: Correction, values: dict[str, NDArray[np.float64]]) -> None:
