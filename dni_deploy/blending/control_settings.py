@@ -65,8 +65,9 @@ class ControlSettings:
             return coefficients  # rules may select a control's tensor, too: shares that sum to 1 keep its number
         rows = np.tile(coefficients, (self.weight_count, 1)) if coefficients.ndim == 1 else coefficients.copy()
         for position, control, value in zip(self.positions, self.controls, self.values, strict=True):
+            coefficient = control.compute_coefficient(value)
             rows[position] = 0.0
-            rows[position, 0] = control.compute_coefficient(value)
+            rows[position, :2] = (coefficient, 0.0) if coefficient else (1.0, -1.0)  # engines refuse a row of zeros
         return rows
 
 

@@ -71,7 +71,9 @@ def test_coefficients_make_the_stored_number_that_of_the_value(default):
     rows = settings.change({"sigma": 0.25}).apply(base)
     assert rows[0].tolist() == [0.3, 0.7]
     assert rows[1] @ np.full(2, control.stored) - control.offset == pytest.approx(0.25, abs=1e-15)
-    by_rules = np.array([[0.1, 0.9], [0.5, 0.5]])
+    zero = settings.change({"sigma": 0}).apply(by_rules := np.array([[0.1, 0.9], [0.5, 0.5]]))
+    assert zero[1] @ np.full(2, control.stored) == control.offset
+    assert zero.any(axis=1).all()  # engines take no row of zeros
     assert settings.change({"sigma": 0.25}).apply(by_rules)[0].tolist() == [0.1, 0.9]
     assert by_rules[1].tolist() == [0.5, 0.5]
 

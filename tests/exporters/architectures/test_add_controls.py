@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import dni_deploy as dni
+from dni_deploy.api.inspect import inspect
 from dni_deploy.errors import MismatchError, UsageError
 from dni_deploy.network_controls import parse_declarations
 from exporters.architectures.add_controls import add_controls
@@ -46,6 +47,7 @@ class IdleNet(nn.Module):
         return self.head(x)
 
 
+CONTROL_NAMES = ("noise", "c.0", "c.1", "c.2", "t", "blur")
 EVERY_KIND = ["noise=0..0.3@0", "c:3=0..1@0", "c.1=0..1@1", "t=0..9@4", "blur=-1..1@0.5"]
 
 
@@ -65,8 +67,10 @@ def test_controls_move_live_beside_alpha(tmp_path):
     bundle = dni.export(
         {"a": states[0], "b": states[1]}, tmp_path / "n.dni", arch=f"{__name__}:EveryKindNet", controls=EVERY_KIND
     )
+    roles = {row.name: row.role for row in inspect(bundle.path).weights}
+    assert {name for name, role in roles.items() if role == "control"} == {f"controls.{name}" for name in CONTROL_NAMES}
     assert (bundle.signature.input_channels, bundle.signature.takes_frames) == (3, True)
-    defaults = {"noise": 0.0, "c.0": 0.0, "c.1": 1.0, "c.2": 0.0, "t": 4.0, "blur": 0.5}
+    defaults = dict(zip(CONTROL_NAMES, (0.0, 0.0, 1.0, 0.0, 4.0, 0.5), strict=True))
     x = np.random.default_rng(0).random((1, 3, 20, 24), np.float32)
     with dni.open_session(bundle, engine="onnxruntime", controls={"t": 9}) as session:
         assert session.controls == {**defaults, "t": 9.0}
