@@ -163,11 +163,11 @@ def check_controls(controls: Sequence[Control]) -> None:
 
 
 def group_by_argument(controls: Sequence[Control]) -> dict[str, list[str]]:
-    """Groups the names of controls by their argument, in the order of the controls."""
+    """Groups the names of controls by their argument: arguments in the order of the controls, names by their index."""
     groups: dict[str, list[str]] = {}
     for control in controls:
         groups.setdefault(control.argument, []).append(control.name)
-    return groups
+    return {argument: sorted(names, key=lambda name: int(name.partition(".")[2] or 0)) for argument, names in groups.items()}
 
 
 def parse_values(texts: Sequence[str]) -> dict[str, str]:

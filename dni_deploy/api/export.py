@@ -102,11 +102,9 @@ def export(
     alignment = import_optional("dni_deploy.calibration.alignment") if align else None
     report(0, "reading the members")
     if are_graph_files(members):
-        if arch != "auto" or key is not None or controls:
-            raise UsageError(
-                "An architecture, a key and controls are for checkpoints; these members have a graph of their own."
-            )
-        exported = _export_graph_files(members, opset, adjust_signature, report)
+        if arch != "auto" or key is not None:
+            raise UsageError("An architecture and a key are for checkpoints; these members have a graph of their own.")
+        exported = _export_graph_files(members, opset, adjust_signature, report, parsed_controls)
     else:
         exported = _export_checkpoints(members, arch, key, opset, adjust_signature, report, parsed_controls)
     _check_tied(exported.family, exported.tied)
@@ -167,15 +165,16 @@ def _export_graph_files(
     opset: int | None,
     adjust_signature: Callable[[Signature, str], Signature],
     report: Callable[[int, str], None],
+    controls: tuple[Control, ...],
 ) -> _ExportedFamily:
     module = import_optional("exporters.finish_graph_family")
     with log_duration(log, "reading the members"):
-        files = read_graph_files(members)
+        files = read_graph_files(members, controls)
         graph_family = read_graph_family(files, opset)
     report(1, "measuring the network")
     names = list(files)
     finished = module.finish_graph(graph_family.graph, files[names[0]].name)
-    signature = adjust_signature(finished.signature, graph_family.format)
+    signature = adjust_signature(replace(finished.signature, controls=controls), graph_family.format)
     report(3, "verifying the graph")
     with log_duration(log, "verifying the graph"):
         error = module.verify_members(
@@ -183,6 +182,9 @@ def _export_graph_files(
             ((member.name, files[member.name].model, member.checkpoint.tensors) for member in graph_family.family.members),
         )
     log.info("largest relative error of the graph against the members' files: %.2g", error)
+    idle = [control.name for control in controls if control.weight_name not in graph_family.family.float_keys]
+    if idle:
+        raise MismatchError(f"The output of the network does not depend on the control {idle[0]}.")
     notes = [*graph_family.family.notes, *finished.notes]
     for note in notes:
         log.info("%s", note)

@@ -55,7 +55,7 @@ def add_controls(net: nn.Module, controls: Sequence[Control]) -> None:
     planes = [argument for argument in arguments if argument not in taken]
     _add_tensors(net, controls)
     positions = {control.name: position for position, control in enumerate(controls)}
-    rows = {argument: [positions[name] for name in sorted(names, key=_read_index)] for argument, names in arguments.items()}
+    rows = {argument: [positions[name] for name in names] for argument, names in arguments.items()}
     for forms in product(*(_list_forms(len(rows[argument])) for argument in arguments if argument in taken)):
         form_by_argument = dict(zip((argument for argument in arguments if argument in taken), forms, strict=True))
         original_class = type(net)
@@ -115,10 +115,6 @@ def _find_tensor(net: Any, name: str) -> Tensor:
 
 def _list_forms(count: int) -> Iterator[MakeArgument]:
     return (form for name, form in ARGUMENT_FORMS.items() if count == 1 or "K" in name)
-
-
-def _read_index(name: str) -> int:
-    return int(name.partition(".")[2] or 0)
 
 
 def _is_required(parameter: Parameter) -> bool:

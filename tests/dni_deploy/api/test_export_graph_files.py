@@ -208,7 +208,7 @@ def test_what_cannot_be_a_family_is_refused(tmp_path: Path) -> None:
     two = write_model(tmp_path / "b.onnx", 1)
     with pytest.raises(UsageError, match=r"'a' is a file with a graph .* and 'c' is not"):
         dni.export({"a": one, "c": {"w": np.ones(3, np.float32)}}, tmp_path / "f.dni")
-    with pytest.raises(UsageError, match="An architecture, a key and controls are for checkpoints"):
+    with pytest.raises(UsageError, match="An architecture and a key are for checkpoints"):
         dni.export({"a": one, "b": two}, tmp_path / "f.dni", arch="rrdbnet")
     with pytest.raises(UsageError, match="2 to 16 members, 1 given"):
         dni.export({"a": one}, tmp_path / "f.dni")
