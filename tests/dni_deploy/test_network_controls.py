@@ -1,3 +1,5 @@
+"""Controls: declarations, values, coefficients and what a manifest holds."""
+
 import numpy as np
 import pytest
 

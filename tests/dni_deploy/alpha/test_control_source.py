@@ -1,3 +1,5 @@
+"""The value of a control over time."""
+
 import pytest
 
 from dni_deploy.alpha.control_source import ControlSource, open_control_sources

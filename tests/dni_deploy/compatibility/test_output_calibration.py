@@ -1,3 +1,5 @@
+"""What a calibration would give a blend, on images that its fit has not seen."""
+
 import numpy as np
 import pytest
 

@@ -1,3 +1,5 @@
+"""Arguments beside the image and planes behind it, exported as controls."""
+
 import numpy as np
 import pytest
 import torch
