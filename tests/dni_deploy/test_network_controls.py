@@ -1,5 +1,7 @@
 """Controls: declarations, values, coefficients and what a manifest holds."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 

@@ -1,5 +1,7 @@
 """The value of a control over time."""
 
+from __future__ import annotations
+
 import pytest
 
 from dni_deploy.alpha.control_source import ControlSource, open_control_sources

@@ -1,5 +1,7 @@
 """Controls of .onnx files: inputs beside the image, and planes behind its channels."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import numpy as np

@@ -1,5 +1,7 @@
 """What a calibration would give a blend, on images that its fit has not seen."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 

@@ -1,5 +1,7 @@
 """Arguments beside the image and planes behind it, exported as controls."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 import torch
