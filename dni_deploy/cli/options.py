@@ -25,6 +25,7 @@ OPTION_OBJECTS = {
     "session_options": ("dni_deploy.session.options", "SessionOptions"),
     "listeners": ("dni_deploy.control.open_listeners", "ListenerOptions"),
     "calibration": ("dni_deploy.api.build", "CalibrationOptions"),
+    "preview": ("dni_deploy.api.serve", "PreviewOptions"),
     "encoder": ("dni_deploy.video_io.encoder", "EncoderOptions"),
 }
 """Parameter of a command -> module and class of the library that holds the command line's values for its fields."""

@@ -64,9 +64,15 @@ def _as_stdin(ctx: click.Context, param: click.Parameter, is_set: bool) -> IO[st
 @click.option(
     "--token", help="A secret of your own for the address, such as for OBS; better set as DNI_SERVE_TOKEN.  [default: random]"
 )
+@click.option(
+    "--alpha-log",
+    type=options.PATH_TYPE,
+    help="Write alpha and generation of every frame that is shown to this file; --alpha of `video` can replay it.",
+)
 @click.option("--open/--no-open", "open_page", default=None, help="Open the page in the browser.  [default: on a desktop]")
 @options.session_options
 @options.group_rule_options
+@options.force
 def command(
     command_output: CommandOutput,
     bundle: Path,
@@ -76,11 +82,11 @@ def command(
     alpha: str | None,
     listeners: Any,
     camera: int | None,
-    size: str,
-    quality: int,
-    fps: float,
+    preview: Any,
     token: str | None,
     open_page: bool | None,
+    alpha_log: Path | None,
+    force: bool,
     session_options: Any,
 ) -> None:
     """Show a video, an image or a camera live in the browser, with a slider.
@@ -112,10 +118,10 @@ def command(
         alpha=alpha,
         listeners=listeners,
         camera=camera,
-        size=size,
-        quality=quality,
-        fps=fps,
+        preview=preview,
         token=token,
+        alpha_log=alpha_log,
+        force=force,
         options=session_options,
         on_started=on_started,
     )
