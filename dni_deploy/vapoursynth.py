@@ -33,10 +33,11 @@ def dni(
     clip: Any,
     bundle: Bundle | str | os.PathLike[str],
     alpha: StreamAlpha = None,
-    osc: int | None = None,
+    osc: int | str | None = None,
     engine: str = "auto",
     *,
-    http: int | None = None,
+    http: int | str | None = None,
+    osc_map: Sequence[str] = (),
     token: str | None = None,
     slew: float | None = None,
     threads: int = 0,
@@ -55,10 +56,11 @@ def dni(
         bundle: The bundle or its path.
         alpha: An alpha; a timeline or curve as text, by the clip's frame numbers and its frame rate; a file of keyframes; an
             AlphaSource; None: the first member alone.
-        osc: Port on loopback that takes alpha while the clip plays; 0: any, which the core's log then names. Frames are not
-            cached then, since VapourSynth would show those that it has with the alpha of then.
+        osc: Port on loopback, or "ADDRESS:PORT", that takes alpha while the clip plays; 0: any, which the core's log then names.
+            Frames are not cached then, since VapourSynth would show those that it has with the alpha of then.
         engine: As in `open_session`.
         http: As `osc`.
+        osc_map: What OSC addresses of other programs stand for, such as "/1/fader1=alpha".
         token: The secret that HTTP requests carry; None: a random one, which the core's log then names.
         slew: Fastest change of a coefficient, in 1/s.
         threads: As in `open_session`.
@@ -85,7 +87,7 @@ def dni(
                 opened.members,
                 alpha,
                 rate=rate,
-                listeners=ListenerOptions(osc=osc, http=http, http_token=token, slew=slew),
+                listeners=ListenerOptions(osc=osc, osc_map=osc_map, http=http, http_token=token, slew=slew),
                 extrapolate=extrapolate,
                 note=_log_message,
             )

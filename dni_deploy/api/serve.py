@@ -16,6 +16,7 @@ from dni_deploy.alpha.log import AlphaLog
 from dni_deploy.alpha.plane import ControlPlane
 from dni_deploy.alpha.timeline import AlphaSource
 from dni_deploy.bundle.bundle import Bundle
+from dni_deploy.control.address import LOOPBACK
 from dni_deploy.control.open_listeners import ListenerOptions, open_listeners
 from dni_deploy.control.request_guard import is_loopback_host
 from dni_deploy.control.shared_alpha import SharedAlpha
@@ -28,7 +29,7 @@ from dni_deploy.webui.commands import CommandLines
 from dni_deploy.webui.guard import PageLimits
 from dni_deploy.webui.pixel_blend import PixelBlend
 from dni_deploy.webui.renderer import Renderer
-from dni_deploy.webui.server import PageServer, choose_token, open_listening_socket
+from dni_deploy.webui.server import PageServer, choose_token, open_listening_sockets
 from dni_deploy.webui.sources import open_frame_source, open_noisy_photograph, parse_size
 
 MAX_FPS = 240
@@ -72,6 +73,7 @@ class ServeStatus:
         source: What is shown.
         osc: UDP port for OSC; None without.
         warning: What the user should know; empty if nothing.
+        notes: Where else alpha is set from, one sentence each.
     """
 
     url: str
@@ -82,6 +84,7 @@ class ServeStatus:
     source: str
     osc: int | None
     warning: str
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Returns the report as `--json` prints it."""
@@ -109,7 +112,7 @@ def serve(
     bundle: Bundle | str | os.PathLike[str],
     source: str | os.PathLike[str] | None = None,
     *,
-    host: str = "127.0.0.1",
+    host: str = LOOPBACK,
     port: int = 8765,
     alpha: Alpha | None = None,
     listeners: ListenerOptions | None = None,
@@ -169,8 +172,9 @@ def serve(
 
     started = time.perf_counter()
     with ExitStack() as stack:
-        listening = open_listening_socket(host, port)
-        stack.callback(listening.close)
+        listening = open_listening_sockets(host, port)
+        for listening_socket in listening:
+            stack.callback(listening_socket.close)
         frame_source = open_frame_source(source, max_size, camera)
         closing = stack.enter_context(ExitStack())
         closing.callback(frame_source.close)
@@ -195,7 +199,8 @@ def serve(
         )
         closing.pop_all()  # the source is the stage's now
         stack.callback(renderer.close)
-        stack.enter_context(open_listeners(shared_alpha, listeners, plane=control_plane))
+        notes: list[str] = []
+        opened_listeners = stack.enter_context(open_listeners(shared_alpha, listeners, plane=control_plane, note=notes.append))
         page_facts = {
             "members": list(opened.members),
             "plane": None if control_plane is None else {name: list(place) for name, place in control_plane.places},
@@ -226,10 +231,11 @@ def serve(
             session.engine.name,
             session.engine_reason,
             frame_source.name,
-            listeners.osc,
+            next((getattr(listener, "port", None) for listener in opened_listeners if listener.source == "OSC"), None),
             ""
             if is_loopback_host(host)
             else f"Other machines can reach this page at port {page.port}; whoever has the token is in.",
+            tuple(notes),
         )
         renderer.start()
         page.run(None if on_started is None else lambda: on_started(serving, page))

@@ -46,15 +46,14 @@ from dni_deploy.utils.optional_packages import import_optional
 )
 @click.option(
     "--osc",
-    type=click.IntRange(0, 65535),
-    metavar="PORT",
-    help="Set alpha live by OSC on this UDP port of loopback; 0: any free port.",
+    metavar="[HOST:]PORT",
+    help="Set alpha live by OSC on this UDP port of loopback, or of HOST; 0: any free port.",
 )
+@options.osc_map
 @click.option(
     "--http",
-    type=click.IntRange(0, 65535),
-    metavar="PORT",
-    help="Set alpha live by HTTP on this TCP port of loopback; 0: any free port.",
+    metavar="[HOST:]PORT",
+    help="Set alpha live by HTTP on this TCP port of loopback, or of HOST; 0: any free port.",
 )
 @click.option(
     "--token",

@@ -298,6 +298,13 @@ key = click.option(
     metavar="ENTRY",
     help="Entry to read in each file that holds several networks, such as params_ema or generator; PATH#ENTRY for one file.",
 )
+osc_map = click.option(
+    "--osc-map",
+    multiple=True,
+    metavar="ADDRESS=TARGET",
+    help="What an OSC address of another program sets: alpha, alpha:MEMBER, shares, plane, x or y, and the range of its "
+    "numbers if it is not 0..1, such as /1/fader1=alpha:gan[0..127]. Repeatable.",
+)
 force = click.option("--force", is_flag=True, help="Replace an output that exists.")
 tile = click.option(
     "--tile", type=click.IntRange(16, 2**16), metavar="PIXELS", help="Process in square tiles of this many input pixels."

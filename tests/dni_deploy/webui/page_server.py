@@ -10,6 +10,7 @@ import numpy as np
 
 from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.alpha.plane import ControlPlane
+from dni_deploy.control.address import LOOPBACK
 from dni_deploy.control.shared_alpha import SharedAlpha
 from dni_deploy.imaging.frames import Frame
 from dni_deploy.session.session import Session
@@ -20,7 +21,7 @@ from dni_deploy.webui.frame_source import FrameSource, SourceFrame, StillImage
 from dni_deploy.webui.guard import PageLimits
 from dni_deploy.webui.pixel_blend import PixelBlend
 from dni_deploy.webui.renderer import Renderer
-from dni_deploy.webui.server import PageServer, open_listening_socket
+from dni_deploy.webui.server import PageServer, open_listening_sockets
 from tests.support.frame_session import Dimmer
 
 TOKEN = "a-token-of-the-tests"
@@ -126,5 +127,5 @@ def serve_page(
     with open_renderer(count, source, **options) as renderer:
         commands = CommandLines("dimmer.dni", "in.mp4" if renderer.status[1]["is_moving"] else None, True)
         state = AppState(renderer, renderer.shared_alpha, plane, facts, SIZE, limits or PageLimits(), commands)
-        with PageServer(state, open_listening_socket("127.0.0.1", 0), TOKEN, "127.0.0.1") as page:
+        with PageServer(state, open_listening_sockets(LOOPBACK, 0), TOKEN, LOOPBACK) as page:
             yield PageFixture(page, state, renderer, renderer.shared_alpha)
