@@ -22,7 +22,7 @@ from benchmarks.samples import ROOT, write_compact_bundle, write_identity_bundle
 from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.api.video import video
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.imaging.frames import Frame
+from dni_deploy.imaging.frames import AnyFrame
 from dni_deploy.imaging.rendered import RenderedFrame
 from dni_deploy.utils.atomic_write import write_file_atomically
 from dni_deploy.utils.hardware import count_cores, cpu_name
@@ -44,7 +44,7 @@ def transcode(source: Path, output: Path) -> None:
     with av.open(str(source)) as read, av.open(str(output), "w") as write:
         input_stream = read.streams.video[0]
         input_stream.thread_type = "AUTO"
-        output_stream = write.add_stream("libx264", rate=input_stream.average_rate, options=ENCODER_OPTIONS.options)
+        output_stream = write.add_stream("libx264", rate=input_stream.average_rate, options=ENCODER_OPTIONS.given_options)
         output_stream.width, output_stream.height, output_stream.pix_fmt = input_stream.width, input_stream.height, "yuv420p"
         output_stream.codec_context.time_base = input_stream.time_base
         for frame in read.decode(input_stream):
@@ -57,7 +57,7 @@ def run_identity_pipeline(source: Path, output: Path) -> None:
     """Runs the whole video pipeline with an effect that does nothing."""
     stamp = Coefficients(("a",), (1.0,))
 
-    def process_frame(frame: Frame, seconds: float, number: int) -> Future[RenderedFrame]:
+    def process_frame(frame: AnyFrame, seconds: float, number: int) -> Future[RenderedFrame]:
         return make_completed_future(RenderedFrame(frame, 1, stamp))
 
     video_file = open_video_file(source)

@@ -31,7 +31,7 @@ from dni_deploy.errors import (
     UsageError,
     escape_name,
 )
-from dni_deploy.imaging.frames import Frame, check_signature
+from dni_deploy.imaging.frames import AnyFrame, check_signature
 from dni_deploy.imaging.rendered import RenderedFrame
 from dni_deploy.session.options import SessionOptions
 from dni_deploy.session.session import Session, open_session
@@ -40,8 +40,9 @@ from dni_deploy.spatial.alpha_map import AlphaMapOptions
 from dni_deploy.spatial.video import SpatialVideoSettings
 from dni_deploy.utils.atomic_write import write_file_atomically
 from dni_deploy.utils.progress import OptionalProgress, report_progress
-from dni_deploy.video_io.encoder import EncoderOptions, OutputFormat, pad_size_to_even
+from dni_deploy.video_io.encoder import EncoderOptions, OutputFormat, choose_output_format, keeps_encoder_header
 from dni_deploy.video_io.mux import ATTACHMENT_MUXER, check_output_streams, find_muxer, mux_segments
+from dni_deploy.video_io.output_notes import describe_output_format
 from dni_deploy.video_io.pipeline import make_completed_future
 from dni_deploy.video_io.reader import DroppedFrames
 from dni_deploy.video_io.resume import VideoJob, fingerprint_file, has_started_log, open_job
@@ -159,7 +160,7 @@ def video(
         else SpatialVideoSettings.from_options(map_options, alpha, bundle.members, as_alpha_source, source, scale)
     )
     alphas = as_alpha_source(alpha) if map_settings is None else map_settings.black_source
-    output_format = OutputFormat.from_video_file(source, scale)
+    output_format = choose_output_format(encoder, source, scale, global_header=keeps_encoder_header(muxer))
     has_global_header = check_output_streams(output_path, source, encoder, output_format)
     settings = TranscodeSettings(encoder, output_format, has_global_header, hwaccel)
     with open_session(bundle, options, alpha=alphas.at(0.0, 0)) as session:
@@ -169,7 +170,7 @@ def video(
             "alpha": _digest_alpha_source(alphas),
             "engine": [session.engine.name, options.precision],
             "tiles": [tile, overlap],
-            "encoder": encoder.to_json(),
+            "encoder": {**encoder.to_json(), "pixel format": output_format.pixel_format},
             "hardware decoder": hwaccel,
             "segment": encoder.segment_frames,
             "container": muxer,
@@ -222,7 +223,7 @@ def make_frame_function(
 ) -> FrameFunction:
     """Makes the function that sets each frame's alpha and begins to render the frame, in tiles if `tile` is given."""
 
-    def process_frame(frame: Frame, seconds: float, number: int) -> Future[RenderedFrame]:
+    def process_frame(frame: AnyFrame, seconds: float, number: int) -> Future[RenderedFrame]:
         session.alpha = alphas.at(seconds, number)
         if tile is None:
             return session.submit(frame)
@@ -291,18 +292,11 @@ def _remove_job_on_failure(job: VideoJob) -> Iterator[None]:
 def _describe_adjustments(
     source: VideoFile, scale: int, target: OutputFormat, losses: DroppedFrames, container: str
 ) -> Iterator[str]:
-    size = (source.width * scale, source.height * scale)
-    if pad_size_to_even(*size) != size:
-        yield f"{size[0]}x{size[1]} is odd: the last {_format_odd_sides(size)} repeated once, so that 4:2:0 can hold it"
+    yield from describe_output_format(source, scale, target)
     if source.attachment_count and container != ATTACHMENT_MUXER:
         yield f"{source.attachment_count} attached files are left out: {container} has no place for them, .mkv has"
     if losses.adjusted_timestamps:
         yield f"{losses.adjusted_timestamps} timestamps were absent or not later than the one before, and were set after it"
-
-
-def _format_odd_sides(size: tuple[int, int]) -> str:
-    odd = [word for side, word in zip(size, ("column", "row"), strict=True) if side % 2]
-    return " and the last ".join(odd) + (" are" if len(odd) > 1 else " is")
 
 
 def _describe_losses(source_path: Path, output_path: Path, frames: int, losses: DroppedFrames) -> str:

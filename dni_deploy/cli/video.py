@@ -9,7 +9,23 @@ import click
 
 from dni_deploy.cli import options
 from dni_deploy.cli.output import CommandOutput, format_seconds, print_summary
+from dni_deploy.errors import UsageError, escape_name
 from dni_deploy.utils.optional_packages import import_optional
+
+
+def parse_encoder_options(ctx: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
+    """Parses KEY=VALUE; later ones win.
+
+    Raises:
+        UsageError: A text has no key or no value.
+    """
+    chosen = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not key or not equals or not value:
+            raise UsageError(f"--encoder-option {escape_name(text)} is not KEY=VALUE, such as tune=film.")
+        chosen[key] = value
+    return chosen
 
 
 @options.command(
@@ -19,6 +35,8 @@ from dni_deploy.utils.optional_packages import import_optional
     dni-deploy video sr.dni in.mkv -o out.mkv --alpha "0:gan=0, 2.5s:gan=1, 4s:gan=0.3"
     dni-deploy video sr.dni in.mp4 -o out.mp4 --alpha 0.2 --alpha-map matte.mp4 --alpha-map-to 0.9
     dni-deploy video sr.dni in.mp4 -o out.mp4 --alpha show.json --crf 20 --preset medium --alpha-log played.jsonl
+    dni-deploy video sr.dni in.mov -o out.mov --alpha 0.35 --codec prores_ks
+    dni-deploy video sr.dni in.mp4 -o out.mp4 --alpha 0.35 --codec libx265 --pix-fmt yuv420p10le --encoder-option tune=grain
     """,
 )
 @options.bundle
@@ -43,6 +61,20 @@ from dni_deploy.utils.optional_packages import import_optional
     "--crf", type=click.IntRange(0, 63), help="Quality of the encoder, lower is better.  [default: 18 for libx264 and libx265]"
 )
 @click.option("--preset", metavar="NAME", help="Speed preset of the encoder.  [default: veryfast for libx264 and libx265]")
+@click.option(
+    "--pix-fmt",
+    "pixel_format",
+    metavar="FORMAT",
+    help="Pixel format of the output, by FFmpeg's name, such as yuv420p10le.  [default: the encoder's nearest to the source's]",
+)
+@click.option(
+    "--encoder-option",
+    "encoder_options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    callback=parse_encoder_options,
+    help="An option of the encoder by FFmpeg's name, such as tune=film or b=8M; tag=hvc1 names the codec in the file. Repeatable.",
+)
 @click.option("--hwaccel", metavar="NAME", help="The hardware that decodes, such as cuda.  [default: the CPU]")
 @click.option(
     "--segment",

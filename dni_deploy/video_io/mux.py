@@ -43,6 +43,11 @@ def find_muxer(path: Path) -> str:
         ) from None
 
 
+def list_container_options(muxer: str) -> dict[str, str]:
+    """Lists the options of a muxer: nothing that changes from run to run, and the index of MP4 before the frames."""
+    return {"fflags": "+bitexact", **({"movflags": "+faststart"} if muxer in ("mp4", "mov") else {})}
+
+
 ATTACHMENT_MUXER = "matroska"
 """The only muxer of them that takes attachments, such as fonts."""
 
@@ -109,7 +114,7 @@ def mux_segments(
     with (
         open_container(video_file.path) as source,
         _raise_readable(path),
-        av.open(str(path.absolute()), "w", format=muxer, container_options={"fflags": "+bitexact"}) as output,
+        av.open(str(path.absolute()), "w", format=muxer, container_options=list_container_options(muxer)) as output,
     ):
         video = add_video_stream(output, settings, output_format)
         output.metadata.update(source.metadata)

@@ -13,10 +13,12 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
+from numpy.typing import NDArray
 
 from dni_deploy.errors import InputError, LimitError, escape_name
-from dni_deploy.imaging.frames import Frame
+from dni_deploy.imaging.frames import AnyFrame
 from dni_deploy.video_io.color import ColorConverter
+from dni_deploy.video_io.decoder import DecodeFunction, make_decode_function
 from dni_deploy.video_io.video_file import VideoFile, find_video_stream, open_container, turn_upright
 
 TRUSTED_DURATION_FORMATS = ("matroska", "mov", "flv", "avi")
@@ -36,13 +38,15 @@ class DecodedFrame(NamedTuple):
         number: Number in the video, from 0.
         pts: Timestamp in ticks of the source.
         duration: Duration in ticks of the source, or 0.
-        rgb: uint8 (H, W, 3), upright.
+        rgb: uint8 or uint16 (H, W, 3), upright.
+        transparency: uint8 or uint16 (H, W), upright; None where the video has none or it was not asked for.
     """
 
     number: int
     pts: int
     duration: int
-    rgb: Frame
+    rgb: AnyFrame
+    transparency: NDArray[Any] | None = None
 
 
 @dataclass
@@ -77,14 +81,25 @@ class VideoReader:
         video_file: The file.
         skip: Number of good frames at the beginning that are decoded and not given.
         hwaccel: Kind of hardware to decode on, or None.
+        keeps_depth: Frames of more than 8 bits become uint16; else all are uint8.
+        keeps_transparency: Frames have their transparency.
         dropped_frames: What was lost; complete after the last frame.
 
     Thread safety: For one thread.
     """
 
-    def __init__(self, video_file: VideoFile, *, skip: int = 0, hwaccel: str | None = None) -> None:
+    def __init__(
+        self,
+        video_file: VideoFile,
+        *,
+        skip: int = 0,
+        hwaccel: str | None = None,
+        keeps_depth: bool = False,
+        keeps_transparency: bool = False,
+    ) -> None:
         """Prepares to read; see the attributes."""
         self.video_file, self.skip, self.hwaccel = video_file, skip, hwaccel
+        self.keeps_depth, self.keeps_transparency = keeps_depth, keeps_transparency
         self.dropped_frames = DroppedFrames()
         self._last_pts: int | None = None
         self._gap_times: list[int] = []
@@ -98,6 +113,7 @@ class VideoReader:
             LimitError: There is not enough memory.
         """
         converter = ColorConverter(self.video_file.color)
+        to_rgb = converter.to_deepest_rgb if self.keeps_depth else converter.to_rgb
         index = 0
         with open_container(self.video_file.path, self.hwaccel) as container:
             stream = find_video_stream(container, self.video_file.path)
@@ -107,14 +123,18 @@ class VideoReader:
                     raise InputError(self._format_size_change(frame, index))
                 pts = self._fix_timestamp(frame)
                 if index >= self.skip:
-                    rgb = turn_upright(converter.to_rgb(frame), self.video_file.rotation)
-                    yield DecodedFrame(index, pts, int(frame.duration or 0), rgb)
+                    rgb = turn_upright(to_rgb(frame), self.video_file.rotation)
+                    transparency = converter.read_transparency(frame) if self.keeps_transparency else None
+                    if transparency is not None:
+                        transparency = turn_upright(transparency, self.video_file.rotation)
+                    yield DecodedFrame(index, pts, int(frame.duration or 0), rgb, transparency)
                 index += 1
         if self.dropped_frames.has_losses:
             self.dropped_frames.missing = max(0, self.video_file.frame_count - index)
 
     def _read_good_frames(self, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
         end = Fraction(0)
+        decode = make_decode_function(stream)
         gap_detector = _GapDetector() if "matroska" in container.format.name else None
         for packet in self._read_packets(container):
             end = max(end, _packet_end_time(packet))
@@ -125,7 +145,7 @@ class VideoReader:
             if packet.is_corrupt:
                 self._count_damage()
                 continue
-            yield from self._decode_packet(packet)
+            yield from self._decode_packet(packet, decode)
         if _has_frames_beyond_end(container, stream, self.video_file) or _ends_early(container, end, self.video_file):
             self.dropped_frames.has_losses = True
 
@@ -151,9 +171,9 @@ class VideoReader:
                 self.dropped_frames.has_losses = True
                 packets = container.demux(*timed)
 
-    def _decode_packet(self, packet: Packet[Any]) -> Iterator[VideoFrame]:
+    def _decode_packet(self, packet: Packet[Any], decode: DecodeFunction) -> Iterator[VideoFrame]:
         try:
-            frames = packet.decode()
+            frames = decode(packet)
         except av.error.FFmpegError as error:
             if isinstance(error, MemoryError):
                 raise LimitError("There is not enough memory to decode the video.") from error

@@ -7,13 +7,19 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+from av.video.format import VideoFormat
+from numpy.typing import NDArray
+from PIL import Image
 
 from dni_deploy.errors import EngineError, InputError, LimitError, escape_name
-from dni_deploy.imaging.frames import Frame
+from dni_deploy.imaging.frames import AnyFrame
 from dni_deploy.imaging.rendered import RenderedFrame
 from dni_deploy.utils.atomic_write import DISK_FULL_ERRNOS
 from dni_deploy.utils.progress import OptionalProgress, report_progress
+from dni_deploy.video_io.color import component_bits, has_transparency
 from dni_deploy.video_io.encoder import Encoder, EncoderOptions, OutputFormat
 from dni_deploy.video_io.pipeline import PipelineLimits, run_pipeline
 from dni_deploy.video_io.reader import DecodedFrame, DroppedFrames, VideoReader
@@ -21,7 +27,7 @@ from dni_deploy.video_io.resume import VideoJob
 from dni_deploy.video_io.segments import FrameAlphaRecord, SegmentWriter
 from dni_deploy.video_io.video_file import VideoFile
 
-FrameFunction = Callable[[Frame, float, int], Future[RenderedFrame]]
+FrameFunction = Callable[[AnyFrame, float, int], Future[RenderedFrame]]
 """process_frame(frame, seconds since the first frame, frame number) -> rendered frame. Called in the thread of the caller."""
 
 MAX_QUEUE_BYTES = 64 << 20
@@ -47,14 +53,16 @@ class ProcessedFrame(NamedTuple):
     Attributes:
         pts: Timestamp in ticks of the source.
         duration: Duration in ticks, 0 where the source does not say it.
-        rgb: uint8 (H, W, 3).
+        rgb: uint8 or uint16 (H, W, 3).
         alpha: What it was rendered with.
+        transparency: uint8 or uint16 (H, W), or None.
     """
 
     pts: int
     duration: int
-    rgb: Frame
+    rgb: AnyFrame
     alpha: FrameAlphaRecord
+    transparency: NDArray[Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -101,8 +109,16 @@ def transcode_segments(
         EngineError: The network or the encoder gave something else than it should.
         UnavailableError: The encoder failed.
     """
-    reader = VideoReader(video_file, skip=job.resumed_frames, hwaccel=settings.hwaccel)
-    frame_bytes = video_file.width * video_file.height * 3
+    output_is_transparent = has_transparency(VideoFormat(settings.output_format.pixel_format))
+    reader = VideoReader(
+        video_file,
+        skip=job.resumed_frames,
+        hwaccel=settings.hwaccel,
+        keeps_depth=True,
+        keeps_transparency=output_is_transparent,
+    )
+    bytes_per_pixel = 3 if component_bits(VideoFormat(video_file.pixel_format)) <= 8 else 6
+    frame_bytes = video_file.width * video_file.height * bytes_per_pixel
     limits = PipelineLimits(
         _choose_queue_length(frame_bytes), _choose_queue_length(frame_bytes * scale * scale), THREAD_JOIN_TIMEOUT_S
     )
@@ -127,7 +143,8 @@ def transcode_segments(
             generation_offset = 0 if last_alpha is None else last_alpha.generation + is_changed - rendered.generation
         alpha = FrameAlphaRecord(find_seconds(decoded), rendered.generation + generation_offset, rendered.coefficients.values)
         progress_meter.count_frame()
-        return ProcessedFrame(decoded.pts, decoded.duration, rendered.output, alpha)
+        transparency = None if decoded.transparency is None else resize_transparency(decoded.transparency, output_shape[:2])
+        return ProcessedFrame(decoded.pts, decoded.duration, rendered.output, alpha, transparency)
 
     run_pipeline(
         reader,
@@ -148,7 +165,7 @@ def _encode_segments(frames: Iterator[ProcessedFrame], job: VideoJob, settings: 
                 writer = job.begin_segment()
                 encoder = Encoder(settings.encoder, settings.output_format, global_header=settings.global_header)
             writer.add_frame(frame.pts, frame.duration, frame.alpha)
-            for packet in encoder.encode(frame.rgb, frame.pts):
+            for packet in encoder.encode(frame.rgb, frame.pts, frame.transparency):
                 writer.add_packet(packet)
             del frame
             if writer.frames == settings.encoder.segment_frames:
@@ -172,6 +189,20 @@ def _close_segment(job: VideoJob, writer: SegmentWriter, encoder: Encoder) -> No
     for packet in encoder.flush():
         writer.add_packet(packet)
     job.segments.append(writer.close())
+
+
+def resize_transparency(levels: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
+    """Resizes transparency, bicubic, as for images; the array itself where its size is right.
+
+    Args:
+        levels: uint8 or uint16 (H, W).
+        shape: Height and width.
+    """
+    if levels.shape == shape:
+        return levels
+    image = Image.fromarray(levels if levels.dtype == np.uint8 else levels.astype(np.float32))
+    resized = np.asarray(image.resize((shape[1], shape[0]), Image.Resampling.BICUBIC))
+    return resized if levels.dtype == np.uint8 else np.clip(np.rint(resized), 0, 65535).astype(np.uint16)
 
 
 def _choose_queue_length(frame_bytes: int) -> int:

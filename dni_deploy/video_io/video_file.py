@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -17,10 +18,12 @@ from av.container import InputContainer
 from av.stream import Disposition, Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
+from numpy.typing import NDArray
 
 from dni_deploy.errors import InputError, RefusedError, UnavailableError, UsageError, escape_name
-from dni_deploy.imaging.frames import Frame
 from dni_deploy.video_io.color import ColorSpec
+from dni_deploy.video_io.decoder import make_decode_function
+from dni_deploy.video_io.hdr import TRANSFER_NAMES, HdrMetadata, list_dynamic_metadata
 
 ALLOWED_DEMUXERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,mxf,nut,ivf,gif,apng,yuv4mpegpipe,"
@@ -65,6 +68,8 @@ class VideoFile:
         copied_streams: Indices of the streams that are copied, as far as the output can hold them.
         attachment_count: Number of attached files among them.
         notes: What a user should know about how the file was read, one phrase each.
+        pixel_format: That of the decoded frames, by FFmpeg's name.
+        hdr: What it says about its own brightness, or None.
     """
 
     path: Path
@@ -82,6 +87,8 @@ class VideoFile:
     copied_streams: tuple[int, ...]
     attachment_count: int
     notes: tuple[str, ...]
+    pixel_format: str = "yuv420p"
+    hdr: HdrMetadata | None = None
 
 
 @contextmanager
@@ -216,14 +223,16 @@ def open_video_file(path: Path, hwaccel: str | None = None) -> VideoFile:
             copied_streams=copied_streams,
             attachment_count=sum(container.streams[index].type == "attachment" for index in copied_streams),
             notes=tuple(_describe_conversions(container, stream, first, color, rotation, copied_streams)),
+            pixel_format=first.format.name,
+            hdr=HdrMetadata.from_frame(first),
         )
 
 
-def turn_upright(rgb: Frame, rotation: int) -> Frame:
+def turn_upright(rgb: NDArray[Any], rotation: int) -> NDArray[Any]:
     """Turns a stored frame as it is shown.
 
     Args:
-        rgb: uint8 (H, W, 3).
+        rgb: (H, W, 3) or (H, W).
         rotation: Degrees counterclockwise, a multiple of 90.
 
     Returns:
@@ -233,11 +242,12 @@ def turn_upright(rgb: Frame, rotation: int) -> Frame:
 
 
 def _decode_first_frame(container: InputContainer, stream: VideoStream) -> VideoFrame | None:
+    decode = make_decode_function(stream)
     for packet in container.demux(stream):
         if packet.is_corrupt:
             continue
         try:
-            for frame in packet.decode():
+            for frame in decode(packet):
                 if isinstance(frame, VideoFrame) and not frame.is_corrupt:
                     return frame
         except av.error.FFmpegError:
@@ -259,18 +269,12 @@ def _describe_conversions(
     rotation: int,
     copied_streams: tuple[int, ...],
 ) -> Iterator[str]:
-    name = frame.format.name
-    components = frame.format.components
     if color.is_guessed:
         yield f"not tagged with a color matrix: taken for {color} by its {frame.height} lines"
-    elif frame.format.is_rgb:
-        yield f"RGB in the video: written as {color}"
-    if max(component.bits for component in components) > 8:
-        yield f"{name} has more than 8 bits: processed and written with 8"
-    if any(component.is_alpha for component in components):
-        yield f"{name} is transparent: the transparency is left out"
-    if not name.startswith(("yuv420", "yuvj420", "nv12", "p010", "gray", "yuva420")):
-        yield f"{name} becomes 4:2:0"
+    if color.transfer in TRANSFER_NAMES:
+        yield f"{TRANSFER_NAMES[color.transfer]} (HDR): the network gets the codes as they are, as if they were SDR"
+    for kind in list_dynamic_metadata(frame):
+        yield f"{kind} metadata of single frames is left out"
     if frame.interlaced_frame:
         yield "interlaced: whole frames are processed, both fields together, and written as progressive; deinterlace first"
     if rotation % 90:

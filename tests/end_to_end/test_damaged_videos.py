@@ -162,8 +162,8 @@ def test_what_cannot_be_written_is_told_before_the_work(tmp_path: Path, make: Ma
     refused(make, source, UsageError, "is the input, too", "in.mp4")
     refused(make, source, UsageError, "no encoder 'nope'", codec="nope")
     refused(make, source, UsageError, "encodes audio", codec="aac")
-    refused(make, source, UsageError, "does not take crf 8, preset nope", preset="nope")
-    refused(make, source, UsageError, "mpeg4 has no such number", codec="mpeg4")
+    refused(make, source, UsageError, "does not take preset=nope", preset="nope")
+    refused(make, source, UsageError, "a number that mpeg4 does not have", codec="mpeg4")
     (tmp_path / "there.mp4").touch()
     refused(make, source, UsageError, "exists; give --force", "there.mp4")
     assert engine.refits == 0

@@ -16,6 +16,7 @@ from dni_deploy.video_io.segments import FrameAlphaRecord, Segment, SegmentWrite
 from dni_deploy.video_io.video_file import open_video_file
 from tests.dni_deploy.video_io.test_segments import make_packet
 from tests.support.video_clips import Clip
+from tests.support.video_command import Make
 
 OUTPUT_FORMAT = OutputFormat(64, 48, Fraction(1, 1000), Fraction(25), None, ColorSpec(1, False))
 
@@ -68,3 +69,16 @@ def test_streams_that_a_container_cannot_hold_are_refused(tmp_path: Path) -> Non
     with pytest.raises(UsageError, match=r"A webm file cannot hold what libx264 encodes; choose \.mkv"):
         check_output_streams(tmp_path / "out.webm", video_file, EncoderOptions(), OUTPUT_FORMAT)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["in.mp4"]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov"])
+def test_hevc_plays_in_quicktime_and_before_it_is_whole(tmp_path: Path, make: Make, suffix: str) -> None:
+    """The tag is hvc1, as QuickTime and Safari want, and the index comes before the frames."""
+    source = Clip(frames=3, audio=None).write(tmp_path / "in.mp4")
+    make(source, tmp_path / f"out{suffix}", codec="libx265")
+    data = (tmp_path / f"out{suffix}").read_bytes()
+    assert b"hvc1" in data
+    assert b"hev1" not in data
+    assert 0 < data.index(b"moov") < data.index(b"mdat")
+    make(source, tmp_path / f"tagged{suffix}", codec="libx265", encoder_options={"tag": "hev1"})
+    assert b"hev1" in (tmp_path / f"tagged{suffix}").read_bytes()
