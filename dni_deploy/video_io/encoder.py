@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from dni_deploy.errors import UnavailableError, UsageError, escape_name
 from dni_deploy.imaging.frames import AnyFrame
 from dni_deploy.video_io.color import ColorConverter, ColorSpec, is_gray
+from dni_deploy.video_io.decoder import has_separate_transparency
 from dni_deploy.video_io.hdr import HdrMetadata
 from dni_deploy.video_io.matroska import open_hdr_template
 from dni_deploy.video_io.pixel_formats import DEFAULT_FORMAT, check_pixel_format, choose_alignment, rank_pixel_formats
@@ -410,6 +411,8 @@ def _make_options(settings: EncoderOptions, output_format: OutputFormat, given: 
         own["x265-params"] = ":".join(filter(None, ["log-level=none", own.get("x265-params", "")]))
     elif settings.codec == "dnxhd" and output_format.pixel_format in DNXHR_PROFILES:
         own["profile"] = DNXHR_PROFILES[output_format.pixel_format]
+    elif has_separate_transparency(settings.codec, output_format.pixel_format):
+        own["auto-alt-ref"] = "0"  # libvpx has no transparency together with frames that are not shown
     elif settings.codec == "libsvtav1":
         os.environ.setdefault(SVT_LOG_VARIABLE, SVT_LOG_ERRORS)
     if av.Codec(settings.codec, "w").experimental:

@@ -20,7 +20,9 @@ from av.video.stream import VideoStream
 
 from dni_deploy.errors import InputError, LimitError, UnavailableError, UsageError, escape_name
 from dni_deploy.utils.atomic_write import DISK_FULL_ERRNOS
+from dni_deploy.video_io.decoder import has_separate_transparency
 from dni_deploy.video_io.encoder import Encoder, EncoderOptions, OutputFormat, add_video_stream
+from dni_deploy.video_io.matroska import make_packet_with_transparency
 from dni_deploy.video_io.segments import EncodedPacket, Segment
 from dni_deploy.video_io.video_file import VideoFile, open_container
 
@@ -120,6 +122,8 @@ def mux_segments(
         output.metadata.update(source.metadata)
         source_video = source.streams[video_file.stream_index]
         video.metadata.update(_copy_metadata(source_video))
+        if has_separate_transparency(settings.codec, output_format.pixel_format):
+            video.metadata["alpha_mode"] = "1"
         video.disposition = source_video.disposition
         output.set_chapters(source.chapters())
         copies = _add_copied_streams(output, source, video_file, muxer)
@@ -132,7 +136,7 @@ def mux_segments(
 
 def _copy_metadata(stream: Stream) -> dict[str, str]:
     """Returns the metadata of a stream without what describes the old packets."""
-    stale = ("DURATION", "NUMBER_OF", "BPS", "_STATISTICS", "ENCODER", "encoder", "rotate")
+    stale = ("DURATION", "NUMBER_OF", "BPS", "_STATISTICS", "ENCODER", "encoder", "rotate", "ALPHA_MODE", "alpha_mode")
     return {key: value for key, value in stream.metadata.items() if not key.startswith(stale)}
 
 
@@ -200,7 +204,10 @@ def _compute_durations(times: Sequence[tuple[int, int]], next_pts: int | None) -
 def _make_packet(
     encoded: EncodedPacket, dts: int, duration: int, stream: VideoStream, output_format: OutputFormat
 ) -> Packet[Any]:
-    packet = Packet(encoded.data)
+    if encoded.transparency is None:
+        packet: Packet[Any] = Packet(encoded.data)
+    else:
+        packet = make_packet_with_transparency(stream.codec_context.codec.canonical_name, encoded.data, encoded.transparency)
     packet.stream = stream
     packet.time_base = output_format.time_base
     packet.pts, packet.dts, packet.duration = encoded.pts, dts, duration

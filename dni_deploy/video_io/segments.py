@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 from av.packet import Packet
 
@@ -22,7 +22,14 @@ from dni_deploy.errors import EngineError
 from dni_deploy.utils.atomic_write import sync_folder
 
 PACKET_HEADER = struct.Struct("<qBI")
-"""Of each packet: timestamp in ticks, whether it is a key frame, number of bytes."""
+"""Of each packet: timestamp in ticks, flags, number of bytes."""
+
+KEY_FRAME, HAS_TRANSPARENCY = 1, 2
+"""Flags of a packet. A packet of transparency, with PACKET_HEADER of its own, follows one that has it."""
+
+TRANSPARENCY_SIDE_DATA: Literal["matroska_block_additional"] = "matroska_block_additional"
+TRANSPARENCY_ID_BYTES = 8
+"""Where the encoders of VP8 and VP9 put the packet of the transparency, and how many bytes come before it there."""
 
 FOOTER_LENGTH = struct.Struct("<I")
 DIGEST_BYTES = 32
@@ -36,11 +43,13 @@ class EncodedPacket(NamedTuple):
         pts: Timestamp in ticks.
         is_keyframe: Whether it can be decoded without others.
         data: The bytes.
+        transparency: The packet of the transparency, where the codec has one apart.
     """
 
     pts: int
     is_keyframe: bool
     data: bytes
+    transparency: bytes | None = None
 
 
 class FrameAlphaRecord(NamedTuple):
@@ -102,8 +111,12 @@ class Segment:
         """Reads every packet in decoding order. The file was checked when the segment was opened."""
         with open(self.path, "rb") as file:
             for _ in range(self.frames):
-                pts, is_keyframe, size = PACKET_HEADER.unpack(file.read(PACKET_HEADER.size))
-                yield EncodedPacket(pts, bool(is_keyframe), file.read(size))
+                pts, flags, size = PACKET_HEADER.unpack(file.read(PACKET_HEADER.size))
+                data, transparency = file.read(size), None
+                if flags & HAS_TRANSPARENCY:
+                    _, _, size = PACKET_HEADER.unpack(file.read(PACKET_HEADER.size))
+                    transparency = file.read(size)
+                yield EncodedPacket(pts, bool(flags & KEY_FRAME), data, transparency)
 
 
 class SegmentWriter:
@@ -143,8 +156,15 @@ class SegmentWriter:
         """Writes a packet of the encoder."""
         data = bytes(packet)
         assert packet.pts is not None
-        self._write(PACKET_HEADER.pack(packet.pts, packet.is_keyframe, len(data)))
+        transparency = None
+        if packet.has_sidedata(TRANSPARENCY_SIDE_DATA):
+            transparency = bytes(packet.get_sidedata(TRANSPARENCY_SIDE_DATA))[TRANSPARENCY_ID_BYTES:]
+        flags = KEY_FRAME * packet.is_keyframe | HAS_TRANSPARENCY * (transparency is not None)
+        self._write(PACKET_HEADER.pack(packet.pts, flags, len(data)))
         self._write(data)
+        if transparency is not None:
+            self._write(PACKET_HEADER.pack(packet.pts, 0, len(transparency)))
+            self._write(transparency)
         self._packet_pts.append(packet.pts)
 
     def _write(self, data: bytes) -> None:

@@ -21,8 +21,8 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from dni_deploy.errors import InputError, RefusedError, UnavailableError, UsageError, escape_name
-from dni_deploy.video_io.color import ColorSpec
-from dni_deploy.video_io.decoder import make_decode_function
+from dni_deploy.video_io.color import ColorSpec, has_transparency
+from dni_deploy.video_io.decoder import make_decode_function, says_transparent
 from dni_deploy.video_io.hdr import TRANSFER_NAMES, HdrMetadata, list_dynamic_metadata
 
 ALLOWED_DEMUXERS = (
@@ -271,6 +271,8 @@ def _describe_conversions(
 ) -> Iterator[str]:
     if color.is_guessed:
         yield f"not tagged with a color matrix: taken for {color} by its {frame.height} lines"
+    if says_transparent(stream) and not has_transparency(frame.format):
+        yield f"the transparency of {stream.codec_context.codec.canonical_name} is left out: this decoder does not read it"
     if color.transfer in TRANSFER_NAMES:
         yield f"{TRANSFER_NAMES[color.transfer]} (HDR): the network gets the codes as they are, as if they were SDR"
     for kind in list_dynamic_metadata(frame):
