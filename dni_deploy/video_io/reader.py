@@ -17,7 +17,7 @@ from av.video.stream import VideoStream
 from dni_deploy.errors import InputError, LimitError, escape_name
 from dni_deploy.imaging.frames import Frame
 from dni_deploy.video_io.color import ColorConverter
-from dni_deploy.video_io.video_file import VideoFile, find_video_stream, open_container, turn_upright
+from dni_deploy.video_io.video_file import VideoFile, find_video_stream, open_container
 
 TRUSTED_DURATION_FORMATS = ("matroska", "mov", "flv", "avi")
 """Formats whose header says how long the video is; for others FFmpeg estimates it from the end of the file itself."""
@@ -107,7 +107,7 @@ class VideoReader:
                     raise InputError(self._format_size_change(frame, index))
                 pts = self._fix_timestamp(frame)
                 if index >= self.skip:
-                    rgb = turn_upright(converter.to_rgb(frame), self.video_file.rotation)
+                    rgb = self.video_file.orientation.apply(converter.to_rgb(frame))
                     yield DecodedFrame(index, pts, int(frame.duration or 0), rgb)
                 index += 1
         if self.dropped_frames.has_losses:

@@ -11,15 +11,15 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import numpy as np
 from av.codec.hwaccel import HWAccel, HWDeviceType, hwdevices_available
 from av.container import InputContainer
+from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Disposition, Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from dni_deploy.errors import InputError, RefusedError, UnavailableError, UsageError, escape_name
-from dni_deploy.imaging.frames import Frame
+from dni_deploy.imaging.orientation import Orientation
 from dni_deploy.video_io.color import ColorSpec
 
 ALLOWED_DEMUXERS = (
@@ -55,7 +55,7 @@ class VideoFile:
         width: Width as shown, in pixels.
         height: Height as shown, in pixels.
         coded_size: Width and height as stored.
-        rotation: Degrees counterclockwise that turn a stored frame upright.
+        orientation: How a stored frame becomes upright.
         time_base: Seconds per tick of every timestamp.
         start_pts: Timestamp of the first frame, in ticks.
         frame_rate: Frames per second on average, for the encoder and for estimates; never for timestamps.
@@ -72,7 +72,7 @@ class VideoFile:
     width: int
     height: int
     coded_size: tuple[int, int]
-    rotation: int
+    orientation: Orientation
     time_base: Fraction
     start_pts: int
     frame_rate: Fraction
@@ -192,10 +192,9 @@ def open_video_file(path: Path, hwaccel: str | None = None) -> VideoFile:
             raise InputError(f"{escape_name(path)} holds no frame that can be decoded.")
         if stream.time_base is None:
             raise InputError(f"{escape_name(path)} does not say how its timestamps are counted.")
-        rotation = int(first.rotation) % 360
-        is_applicable = rotation % 90 == 0
-        is_sideways = rotation in (90, 270)
-        width, height = (first.height, first.width) if is_sideways else (first.width, first.height)
+        orientation = read_orientation(first)
+        upright = orientation or Orientation()
+        width, height = upright.orient_size(first.width, first.height)
         aspect = stream.sample_aspect_ratio or None
         rate = next((Fraction(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate), Fraction(30))
         copied_streams = tuple(other.index for other in container.streams if other.type in COPIED_STREAM_TYPES)
@@ -206,30 +205,23 @@ def open_video_file(path: Path, hwaccel: str | None = None) -> VideoFile:
             width=width,
             height=height,
             coded_size=(first.width, first.height),
-            rotation=rotation if is_applicable else 0,
+            orientation=upright,
             time_base=stream.time_base,
             start_pts=first.pts if first.pts is not None else 0,
             frame_rate=rate if 0 < rate <= 1000 else Fraction(30),
             frame_count=stream.frames or _estimate_frame_count(container, stream, rate),
-            pixel_aspect=1 / aspect if aspect and is_sideways else aspect,
+            pixel_aspect=1 / aspect if aspect and upright.is_transposed else aspect,
             color=color,
             copied_streams=copied_streams,
             attachment_count=sum(container.streams[index].type == "attachment" for index in copied_streams),
-            notes=tuple(_describe_conversions(container, stream, first, color, rotation, copied_streams)),
+            notes=tuple(_describe_conversions(container, stream, first, color, orientation, copied_streams)),
         )
 
 
-def turn_upright(rgb: Frame, rotation: int) -> Frame:
-    """Turns a stored frame as it is shown.
-
-    Args:
-        rgb: uint8 (H, W, 3).
-        rotation: Degrees counterclockwise, a multiple of 90.
-
-    Returns:
-        A new array, or `rgb` itself where nothing is turned.
-    """
-    return np.ascontiguousarray(np.rot90(rgb, rotation // 90)) if rotation else rgb
+def read_orientation(frame: VideoFrame) -> Orientation | None:
+    """Reads the orientation of a frame from its display matrix; None where the matrix is none of the eight."""
+    matrix = frame.side_data.get(SideDataType.DISPLAYMATRIX)
+    return Orientation() if matrix is None else Orientation.from_display_matrix(bytes(matrix))
 
 
 def _decode_first_frame(container: InputContainer, stream: VideoStream) -> VideoFrame | None:
@@ -256,7 +248,7 @@ def _describe_conversions(
     stream: VideoStream,
     frame: VideoFrame,
     color: ColorSpec,
-    rotation: int,
+    orientation: Orientation | None,
     copied_streams: tuple[int, ...],
 ) -> Iterator[str]:
     name = frame.format.name
@@ -273,10 +265,10 @@ def _describe_conversions(
         yield f"{name} becomes 4:2:0"
     if frame.interlaced_frame:
         yield "interlaced: whole frames are processed, both fields together, and written as progressive; deinterlace first"
-    if rotation % 90:
-        yield f"turned by {rotation} degrees: not applied"
-    elif rotation:
-        yield f"turned by {rotation} degrees: the frames are written upright"
+    if orientation is None:
+        yield "its display matrix is neither a turn by a multiple of 90 degrees nor a mirror image: not applied"
+    elif orientation:
+        yield f"{orientation}: the frames are written upright"
     for other in container.streams:
         if other.index != stream.index and other.index not in copied_streams:
             yield f"stream {other.index} ({_describe_stream_type(other)}) is left out"

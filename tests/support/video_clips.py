@@ -106,6 +106,19 @@ def sound(seconds: float) -> Iterator[av.AudioFrame]:
         yield frame
 
 
+def write_display_matrix(path: Path, matrix: Sequence[float]) -> Path:
+    """Writes a display matrix (a, b, c, d) into an MP4's first track header (ISO 14496-12, 8.3.2).
+
+    It sends a point (x, y) to (ax + cy, bx + dy), y downward.
+    """
+    data = bytearray(path.read_bytes())
+    start = data.index(b"tkhd") + 4 + 40
+    for place, value in zip((0, 1, 3, 4), matrix, strict=True):
+        data[start + 4 * place : start + 4 * place + 4] = round(value * (1 << 16)).to_bytes(4, "big", signed=True)
+    path.write_bytes(data)
+    return path
+
+
 def with_subtitles(source: Path, target: Path) -> Path:
     """Copies the packets and adds two subtitle lines, a chapter, a title and an attached file."""
     lines = "1\n00:00:00,100 --> 00:00:00,300\nfirst\n\n2\n00:00:00,400 --> 00:00:00,700\nsecond\n"
