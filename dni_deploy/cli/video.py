@@ -9,7 +9,17 @@ import click
 
 from dni_deploy.cli import options
 from dni_deploy.cli.output import CommandOutput, format_seconds, print_summary
+from dni_deploy.errors import UsageError, escape_name
 from dni_deploy.utils.optional_packages import import_optional
+
+
+def _parse_streams(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    entries = [entry.strip() for entry in text.split(",")]
+    if not all(entry.isdecimal() for entry in entries):
+        raise UsageError(f"--streams {escape_name(text)} is no list of indices, such as 0,1,3.")
+    return tuple(int(entry) for entry in entries)
 
 
 @options.command(
@@ -45,6 +55,20 @@ from dni_deploy.utils.optional_packages import import_optional
 @click.option("--preset", metavar="NAME", help="Speed preset of the encoder.  [default: veryfast for libx264 and libx265]")
 @click.option("--hwaccel", metavar="NAME", help="The hardware that decodes, such as cuda.  [default: the CPU]")
 @click.option(
+    "--streams",
+    callback=_parse_streams,
+    metavar="INDICES",
+    help="Streams to keep, such as 0,1,3: sound, subtitles, and the video to process if there are several.  [default: all "
+    "but other videos and data]",
+)
+@click.option(
+    "--drop",
+    multiple=True,
+    metavar="WHAT",
+    help="Leave out audio, subtitles, data, attachments, or the stream of this index. Repeatable.",
+)
+@click.option("--deinterlace", is_flag=True, help="Make whole frames of interlaced ones, as many as there were.")
+@click.option(
     "--segment",
     "segment_frames",
     type=click.IntRange(1, 100_000),
@@ -66,7 +90,7 @@ def command(
     tile: int | None,
     overlap: int | None,
     encoder: Any,
-    hwaccel: str | None,
+    input_options: Any,
     resume: bool,
     alpha_log: Path | None,
     force: bool,
@@ -89,7 +113,7 @@ def command(
             tile=tile,
             overlap=overlap,
             encoder=encoder,
-            hwaccel=hwaccel,
+            input_options=input_options,
             fresh=not resume,
             alpha_log=alpha_log,
             force=force,

@@ -17,7 +17,7 @@ from av.video.stream import VideoStream
 from dni_deploy.errors import InputError, LimitError, escape_name
 from dni_deploy.imaging.frames import Frame
 from dni_deploy.video_io.color import ColorConverter
-from dni_deploy.video_io.video_file import VideoFile, find_video_stream, open_container
+from dni_deploy.video_io.video_file import InputOptions, VideoFile, open_container
 
 TRUSTED_DURATION_FORMATS = ("matroska", "mov", "flv", "avi")
 """Formats whose header says how long the video is; for others FFmpeg estimates it from the end of the file itself."""
@@ -76,15 +76,15 @@ class VideoReader:
     Attributes:
         video_file: The file.
         skip: Number of good frames at the beginning that are decoded and not given.
-        hwaccel: Kind of hardware to decode on, or None.
+        options: How the file is read.
         dropped_frames: What was lost; complete after the last frame.
 
     Thread safety: For one thread.
     """
 
-    def __init__(self, video_file: VideoFile, *, skip: int = 0, hwaccel: str | None = None) -> None:
+    def __init__(self, video_file: VideoFile, *, skip: int = 0, options: InputOptions | None = None) -> None:
         """Prepares to read; see the attributes."""
-        self.video_file, self.skip, self.hwaccel = video_file, skip, hwaccel
+        self.video_file, self.skip, self.options = video_file, skip, options or InputOptions()
         self.dropped_frames = DroppedFrames()
         self._last_pts: int | None = None
         self._gap_times: list[int] = []
@@ -99,8 +99,9 @@ class VideoReader:
         """
         converter = ColorConverter(self.video_file.color)
         index = 0
-        with open_container(self.video_file.path, self.hwaccel) as container:
-            stream = find_video_stream(container, self.video_file.path)
+        with open_container(self.video_file.path, self.options.hwaccel) as container:
+            stream = container.streams[self.video_file.stream_index]
+            assert isinstance(stream, VideoStream)
             stream.thread_type = "AUTO"
             for frame in self._read_good_frames(container, stream):
                 if (frame.width, frame.height) != self.video_file.coded_size:
@@ -122,7 +123,7 @@ class VideoReader:
                 self._gap_times.append(packet.pts or 0)
             if packet.stream.index != stream.index:
                 continue
-            if packet.is_corrupt:
+            if packet.is_corrupt and packet.pos not in self.video_file.time_jumps.unproven_damage:
                 self._count_damage()
                 continue
             yield from self._decode_packet(packet)
@@ -138,10 +139,12 @@ class VideoReader:
         errors = 0
         timed = [stream for stream in container.streams if stream.type in TIMED_STREAM_TYPES]
         packets = container.demux(*timed)
+        correct_timestamps = self.video_file.time_jumps.make_correction()
         while errors < MAX_CONSECUTIVE_READ_ERRORS:
             try:
                 for packet in packets:
                     errors = 0
+                    correct_timestamps(packet)
                     yield packet
                 return
             except av.error.FFmpegError as error:

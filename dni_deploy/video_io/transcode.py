@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from dni_deploy.errors import EngineError, InputError, LimitError, escape_name
@@ -19,7 +19,7 @@ from dni_deploy.video_io.pipeline import PipelineLimits, run_pipeline
 from dni_deploy.video_io.reader import DecodedFrame, DroppedFrames, VideoReader
 from dni_deploy.video_io.resume import VideoJob
 from dni_deploy.video_io.segments import FrameAlphaRecord, SegmentWriter
-from dni_deploy.video_io.video_file import VideoFile
+from dni_deploy.video_io.video_file import InputOptions, VideoFile
 
 FrameFunction = Callable[[Frame, float, int], Future[RenderedFrame]]
 """process_frame(frame, seconds since the first frame, frame number) -> rendered frame. Called in the thread of the caller."""
@@ -65,13 +65,13 @@ class TranscodeSettings:
         encoder: The encoder and its options.
         output_format: Size, timing and color of the output.
         global_header: The container keeps the encoder's header.
-        hwaccel: Kind of hardware to decode on, or None.
+        input_options: How the video is read.
     """
 
     encoder: EncoderOptions
     output_format: OutputFormat
     global_header: bool
-    hwaccel: str | None = None
+    input_options: InputOptions = field(default_factory=InputOptions)
 
 
 def transcode_segments(
@@ -101,7 +101,7 @@ def transcode_segments(
         EngineError: The network or the encoder gave something else than it should.
         UnavailableError: The encoder failed.
     """
-    reader = VideoReader(video_file, skip=job.resumed_frames, hwaccel=settings.hwaccel)
+    reader = VideoReader(video_file, skip=job.resumed_frames, options=settings.input_options)
     frame_bytes = video_file.width * video_file.height * 3
     limits = PipelineLimits(
         _choose_queue_length(frame_bytes), _choose_queue_length(frame_bytes * scale * scale), THREAD_JOIN_TIMEOUT_S

@@ -6,14 +6,14 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 from av.codec.hwaccel import HWAccel, HWDeviceType, hwdevices_available
 from av.container import InputContainer
-from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Disposition, Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -21,6 +21,7 @@ from av.video.stream import VideoStream
 from dni_deploy.errors import InputError, RefusedError, UnavailableError, UsageError, escape_name
 from dni_deploy.imaging.orientation import Orientation
 from dni_deploy.video_io.color import ColorSpec
+from dni_deploy.video_io.timestamps import TimeJumps, find_time_jumps
 
 ALLOWED_DEMUXERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,mxf,nut,ivf,gif,apng,yuv4mpegpipe,"
@@ -42,7 +43,54 @@ PLAYLIST_SIGNATURES = (
 """How files begin that name other files."""
 
 COPIED_STREAM_TYPES = ("audio", "subtitle", "attachment")
-"""The types of streams that are copied as they are."""
+"""The types of streams that are copied unless something else is chosen."""
+
+DROPPED_TYPES = {"audio": "audio", "subtitles": "subtitle", "data": "data", "attachments": "attachment"}
+"""What can be left out by name -> FFmpeg's name of the type."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputOptions:
+    """How a video is read, and which of its streams are kept.
+
+    Attributes:
+        hwaccel: The hardware that decodes, such as "cuda"; None: the CPU.
+        streams: Indices of the streams to keep, the video to process among them or not; None: all that the output can hold.
+        drop: What to leave out: "audio", "subtitles", "data", "attachments", or the index of a stream.
+        deinterlace: Make whole frames of interlaced ones, as many as there were.
+
+    Raises:
+        UsageError: An entry of `drop` is none of these.
+    """
+
+    hwaccel: str | None = None
+    streams: tuple[int, ...] | None = None
+    drop: tuple[str, ...] = ()
+    deinterlace: bool = False
+
+    def __post_init__(self) -> None:
+        for entry in self.drop:
+            if entry not in DROPPED_TYPES and not entry.isdecimal():
+                raise UsageError(
+                    f"{escape_name(entry)!r} cannot be dropped; name {', '.join(DROPPED_TYPES)}, or the index of a stream."
+                )
+
+    def is_dropped(self, stream: Stream) -> bool:
+        """Tells whether the user wants a stream to be left out."""
+        if self.streams is not None and stream.index not in self.streams:
+            return True
+        return str(stream.index) in self.drop or stream.type in {DROPPED_TYPES.get(entry) for entry in self.drop}
+
+    def check_streams_exist(self, container: InputContainer, path: Path) -> None:
+        """Checks the indices.
+
+        Raises:
+            UsageError: There is no such stream.
+        """
+        for index in (*(self.streams or ()), *(int(entry) for entry in self.drop if entry.isdecimal())):
+            if not 0 <= index < len(container.streams):
+                listing = ", ".join(f"{stream.index} ({describe_stream(stream)})" for stream in container.streams)
+                raise UsageError(f"{escape_name(path)} has no stream {index}; it has {listing}. Nothing was written.")
 
 
 @dataclass(frozen=True)
@@ -62,8 +110,8 @@ class VideoFile:
         frame_count: Number of frames as far as the file says it or its duration lets estimate; 0: unknown.
         pixel_aspect: Width over height of a pixel as shown, or None.
         color: What the codes mean.
-        copied_streams: Indices of the streams that are copied, as far as the output can hold them.
-        attachment_count: Number of attached files among them.
+        copied_streams: Indices of the streams that are copied.
+        time_jumps: Where its timestamps jump.
         notes: What a user should know about how the file was read, one phrase each.
     """
 
@@ -80,8 +128,13 @@ class VideoFile:
     pixel_aspect: Fraction | None
     color: ColorSpec
     copied_streams: tuple[int, ...]
-    attachment_count: int
     notes: tuple[str, ...]
+    time_jumps: TimeJumps = field(default_factory=TimeJumps)
+
+    def with_time_jumps(self) -> VideoFile:
+        """Reads the whole file, where its format allows its timestamps to jump, and returns the file with its jumps."""
+        with open_container(self.path) as container:
+            return replace(self, time_jumps=find_time_jumps(container))
 
 
 @contextmanager
@@ -161,32 +214,58 @@ def _make_hwaccel(name: str | None) -> HWAccel | None:
     return HWAccel(name, allow_software_fallback=False)
 
 
-def find_video_stream(container: InputContainer, path: Path) -> VideoStream:
-    """Finds the first video stream that is not a cover image.
+def find_video_stream(container: InputContainer, path: Path, options: InputOptions | None = None) -> VideoStream:
+    """Finds the video to process as FFmpeg and players do: the default one before others, the largest of several.
+
+    Cover images are none.
 
     Raises:
         InputError: There is none, or it cannot be decoded here.
+        UsageError: The options name several, or drop it.
     """
-    for stream in container.streams.video:
-        if not stream.disposition & Disposition.attached_pic:
-            if stream.codec_context is None:
-                raise InputError(f"{escape_name(path)} holds video of a kind that cannot be decoded here.")
-            return stream
-    raise InputError(f"{escape_name(path)} holds no video stream.")
+    videos = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    if not videos:
+        raise InputError(f"{escape_name(path)} holds no video stream.")
+    named = [stream for stream in videos if options is not None and stream.index in (options.streams or ())]
+    if len(named) > 1:
+        raise UsageError(
+            f"Streams {' and '.join(str(stream.index) for stream in named)} of {escape_name(path)} are videos, "
+            "and one video is processed; name one of them. Nothing was written."
+        )
+    left = named or [stream for stream in videos if options is None or str(stream.index) not in options.drop]
+    decodable = [stream for stream in left if stream.codec_context is not None]
+    if not left:
+        raise UsageError(f"All videos of {escape_name(path)} are dropped, and one is to be processed. Nothing was written.")
+    if not decodable:
+        raise InputError(f"{escape_name(path)} holds video of a kind that cannot be decoded here.")
+    return max(decodable, key=lambda stream: (bool(stream.disposition & Disposition.default), stream.width * stream.height))
 
 
-def open_video_file(path: Path, hwaccel: str | None = None) -> VideoFile:
+def _choose_copied_streams(container: InputContainer, video: VideoStream, options: InputOptions) -> tuple[int, ...]:
+    def is_copied(stream: Stream) -> bool:
+        if stream.index == video.index or options.is_dropped(stream):
+            return False
+        is_cover = bool(stream.disposition & Disposition.attached_pic)
+        return options.streams is not None or stream.type in COPIED_STREAM_TYPES or is_cover
+
+    return tuple(stream.index for stream in container.streams if is_copied(stream))
+
+
+def open_video_file(path: Path, options: InputOptions | None = None) -> VideoFile:
     """Reads what a video file is, from its header and its first good frame.
 
     Args:
         path: The file.
-        hwaccel: As for `open_container`.
+        options: How it is read, and what is kept of it.
 
     Raises:
+        UsageError: The options name streams that do not exist.
         InputError: No frame can be decoded, and as `open_container`, whose other errors it raises, too.
     """
-    with open_container(path, hwaccel) as container:
-        stream = find_video_stream(container, path)
+    options = options or InputOptions()
+    with open_container(path, options.hwaccel) as container:
+        options.check_streams_exist(container, path)
+        stream = find_video_stream(container, path, options)
         first = _decode_first_frame(container, stream)
         if first is None:
             raise InputError(f"{escape_name(path)} holds no frame that can be decoded.")
@@ -197,7 +276,7 @@ def open_video_file(path: Path, hwaccel: str | None = None) -> VideoFile:
         width, height = upright.orient_size(first.width, first.height)
         aspect = stream.sample_aspect_ratio or None
         rate = next((Fraction(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate), Fraction(30))
-        copied_streams = tuple(other.index for other in container.streams if other.type in COPIED_STREAM_TYPES)
+        copied_streams = _choose_copied_streams(container, stream, options)
         color = ColorSpec.from_frame(first)
         return VideoFile(
             path=path,
@@ -213,14 +292,16 @@ def open_video_file(path: Path, hwaccel: str | None = None) -> VideoFile:
             pixel_aspect=1 / aspect if aspect and upright.is_transposed else aspect,
             color=color,
             copied_streams=copied_streams,
-            attachment_count=sum(container.streams[index].type == "attachment" for index in copied_streams),
-            notes=tuple(_describe_conversions(container, stream, first, color, orientation, copied_streams)),
+            notes=(
+                *_describe_conversions(first, color, orientation),
+                *_describe_left_out_streams(container, {stream.index, *copied_streams}, options),
+            ),
         )
 
 
 def read_orientation(frame: VideoFrame) -> Orientation | None:
     """Reads the orientation of a frame from its display matrix; None where the matrix is none of the eight."""
-    matrix = frame.side_data.get(SideDataType.DISPLAYMATRIX)
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     return Orientation() if matrix is None else Orientation.from_display_matrix(bytes(matrix))
 
 
@@ -243,14 +324,7 @@ def _estimate_frame_count(container: InputContainer, stream: VideoStream, rate: 
     return round(Fraction(container.duration, av.time_base) * rate) if container.duration else 0
 
 
-def _describe_conversions(
-    container: InputContainer,
-    stream: VideoStream,
-    frame: VideoFrame,
-    color: ColorSpec,
-    orientation: Orientation | None,
-    copied_streams: tuple[int, ...],
-) -> Iterator[str]:
+def _describe_conversions(frame: VideoFrame, color: ColorSpec, orientation: Orientation | None) -> Iterator[str]:
     name = frame.format.name
     components = frame.format.components
     if color.is_guessed:
@@ -269,10 +343,19 @@ def _describe_conversions(
         yield "its display matrix is neither a turn by a multiple of 90 degrees nor a mirror image: not applied"
     elif orientation:
         yield f"{orientation}: the frames are written upright"
-    for other in container.streams:
-        if other.index != stream.index and other.index not in copied_streams:
-            yield f"stream {other.index} ({_describe_stream_type(other)}) is left out"
 
 
-def _describe_stream_type(stream: Stream) -> str:
-    return "another video" if stream.type == "video" else escape_name(stream.type)
+def _describe_left_out_streams(container: InputContainer, kept: set[int], options: InputOptions) -> Iterator[str]:
+    has_chapters = bool(container.chapters())
+    for stream in container.streams:
+        # Tracks of QuickTime that are written again: the timecode from the tag of that name, the chapters from theirs.
+        is_kept_otherwise = "timecode" in stream.metadata or (has_chapters and getattr(stream, "name", "") == "bin_data")
+        if stream.index not in kept and not options.is_dropped(stream) and not (stream.type == "data" and is_kept_otherwise):
+            yield f"stream {stream.index} ({describe_stream(stream)}) is left out"
+
+
+def describe_stream(stream: Stream) -> str:
+    """Describes a stream by type, codec and language, such as "audio, aac, eng"."""
+    kind = "cover image" if stream.disposition & Disposition.attached_pic else stream.type
+    codec = stream.codec_context.name if stream.codec_context is not None else getattr(stream, "name", None)
+    return ", ".join(escape_name(part, 60) for part in (kind, codec, stream.metadata.get("language")) if part)

@@ -19,7 +19,7 @@ from dni_deploy.errors import DniError, InputError, UnavailableError, escape_nam
 from dni_deploy.imaging.frames import Frame
 from dni_deploy.imaging.orientation import Orientation
 from dni_deploy.video_io.color import ColorConverter, ColorSpec
-from dni_deploy.video_io.video_file import find_video_stream, open_container, open_video_file
+from dni_deploy.video_io.video_file import open_container, open_video_file
 from dni_deploy.webui.frame_source import SourceFrame, compute_fitted_size
 
 MAX_DECODED_FRAMES = 4
@@ -136,7 +136,8 @@ class LoopedVideo:
         video_file, first = self._video_file, None
         converter = ColorConverter(video_file.color)
         with open_container(video_file.path) as container:
-            stream = find_video_stream(container, video_file.path)
+            stream = container.streams[video_file.stream_index]
+            assert isinstance(stream, VideoStream)
             stream.thread_type = "AUTO"
             for index, frame in enumerate(_decode_packets(container, stream)):
                 seconds = frame.time if frame.time is not None else float(index / video_file.frame_rate)

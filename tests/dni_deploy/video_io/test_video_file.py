@@ -11,7 +11,7 @@ import pytest
 from dni_deploy.errors import InputError, RefusedError, UsageError
 from dni_deploy.imaging.orientation import Orientation
 from dni_deploy.video_io.color import ColorSpec
-from dni_deploy.video_io.video_file import open_video_file
+from dni_deploy.video_io.video_file import InputOptions, open_video_file
 from tests.dni_deploy.api.test_video import psnr
 from tests.dni_deploy.imaging.test_orientation import pack_matrix
 from tests.support.video_clips import Clip, make_frame, see, write_display_matrix
@@ -104,7 +104,7 @@ def test_a_name_that_looks_like_a_protocol_is_a_name(tmp_path: Path) -> None:
 
 def test_an_unknown_hardware_decoder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="There is no hardware decoder 'gpu'; this PyAV has"):
-        open_video_file(Clip(audio=None).write(tmp_path / "in.mp4"), hwaccel="gpu")
+        open_video_file(Clip(audio=None).write(tmp_path / "in.mp4"), InputOptions(hwaccel="gpu"))
 
 
 def test_video_metadata_is_read(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_video_metadata_is_read(tmp_path: Path) -> None:
     assert (video_file.width, video_file.height, video_file.frame_count) == (64, 48, 20)
     assert (video_file.frame_rate, video_file.pixel_aspect, video_file.orientation) == (25, Fraction(4, 3), Orientation())
     assert video_file.color == ColorSpec(6, True, 1, 1)
-    assert (video_file.stream_index, video_file.copied_streams, video_file.attachment_count) == (0, (1,), 0)
+    assert (video_file.stream_index, video_file.copied_streams, len(video_file.time_jumps.positions)) == (0, (1,), 0)
     assert video_file.notes == ()
     turned = open_video_file(write_display_matrix(tmp_path / "in.mp4", (0, 1, -1, 0)))
     assert (turned.width, turned.height, turned.coded_size) == (48, 64, (64, 48))
