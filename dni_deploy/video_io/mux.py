@@ -27,7 +27,6 @@ from dni_deploy.video_io.segments import EncodedPacket, Segment
 from dni_deploy.video_io.streams import (
     StreamCopier,
     StreamCopy,
-    StreamCopyError,
     add_copied_stream,
     copy_metadata,
     demux_copied_packets,
@@ -123,7 +122,7 @@ def _rehearse(
     path: Path, plan: OutputPlan, video_file: VideoFile, settings: EncoderOptions, output_format: OutputFormat
 ) -> list[str]:
     """Muxes the copied streams to nowhere, and returns a note on each that has to be changed."""
-    with open_container(video_file.path) as source, av.open(os.devnull, "w", format=plan.muxer) as output:
+    with open_container(video_file.path) as source, _open_null_output(plan.muxer) as output:
         add_video_stream(output, settings, output_format)
         targets = _add_copied_streams(output, source, plan)
         try:
@@ -135,14 +134,25 @@ def _rehearse(
                 f"({kinds}): {escape_name(getattr(error, 'strerror', error))}. Try another container, or leave streams out (--drop)."
             ) from error
         copiers = _make_copiers(source, targets, plan)
-        try:
-            for packet in demux_copied_packets(source, video_file, copiers):
-                _mux_packet(output, packet, copiers)
-        except StreamCopyError as error:
-            raise UsageError(
-                _format_stream_error(plan.muxer, video_file, source.streams[error.index], settings, output_format, error.reason)
-            ) from error
+        for packet in demux_copied_packets(source, video_file, copiers):
+            _mux_packet(output, packet, copiers)
+        for copier in copiers.values():
+            if copier.refused_packets and not copier.muxed_packets:
+                raise UsageError(
+                    _format_stream_error(plan.muxer, video_file, copier.source, settings, output_format, copier.refusal)
+                )
         return [note for copier in copiers.values() for note in _describe_repairs(path, copier)]
+
+
+@contextmanager
+def _open_null_output(muxer: str) -> Iterator[OutputContainer]:
+    """Opens a muxer that writes to nowhere. Its end may fail, since the video has no packets."""
+    output = av.open(os.devnull, "w", format=muxer)
+    try:
+        yield output
+    finally:
+        with suppress(av.error.FFmpegError):
+            output.close()
 
 
 def mux_segments(
@@ -202,14 +212,18 @@ def _make_copiers(source: InputContainer, targets: dict[int, Stream], plan: Outp
 
 
 def _mux_packet(output: OutputContainer, packet: Packet[Any], copiers: dict[int, StreamCopier]) -> None:
+    """Muxes a packet. One of a copied stream that the muxer refuses, such as a damaged one, is left out and counted."""
+    copier = next((copier for copier in copiers.values() if copier.target.index == packet.stream_index), None)
     try:
         output.mux_one(packet)
-    except (av.error.FFmpegError, ValueError) as error:
-        is_full = isinstance(error, av.error.FFmpegError) and error.errno in DISK_FULL_ERRNOS
-        for index, copier in copiers.items():
-            if copier.target.index == packet.stream_index and not is_full:
-                raise StreamCopyError(index, error) from error
-        raise
+    except (av.error.InvalidDataError, av.error.ArgumentError) as error:
+        if copier is None:
+            raise
+        copier.refused_packets += 1
+        copier.refusal = escape_name(error.strerror)
+    else:
+        if copier is not None:
+            copier.muxed_packets += 1
 
 
 def _shift_chapter(chapter: Any, start: Fraction) -> Any:
@@ -245,6 +259,8 @@ def _describe_repairs(path: Path, copier: StreamCopier) -> Iterator[str]:
     name = f"stream {copier.source.index} ({describe_stream(copier.source)})"
     if copier.moved_packets:
         yield f"{name}: {copier.moved_packets} packets with a time that was absent or not later were moved behind the one before"
+    if copier.refused_packets:
+        yield f"{name}: {copier.refused_packets} packets are left out, as they are damaged ({copier.refusal})"
     if copier.cut_packets:
         yield f"{name}: {copier.cut_packets} packets that its edit list cuts away are left out of the {path.suffix} file"
 
@@ -365,7 +381,7 @@ def _time_packets(packets: Iterator[Packet[Any]]) -> Iterator[TimedPacket]:
 @contextmanager
 def _raise_readable(path: Path) -> Iterator[None]:
     """Turns what goes wrong while the output is put together into errors that say how to go on."""
-    advice = "All frames are done and kept; the same command puts them together again"
+    advice = "All frames are done and kept: the same command, with --drop for other streams if need be, continues from there"
     try:
         yield
     except av.error.FFmpegError as error:
@@ -374,12 +390,7 @@ def _raise_readable(path: Path) -> Iterator[None]:
                 f"There is no room to write {escape_name(path)}; free some space and give the same command again."
             ) from error
         raise JoinError(f"The video could not be put together ({escape_name(error.strerror)}). {advice}.") from error
-    except StreamCopyError as error:
-        raise JoinError(
-            f"Stream {error.index} could not be written ({escape_name(error.reason)}). {advice}, and with --drop {error.index} "
-            "it leaves this stream out."
-        ) from error
-    except (struct.error, ValueError, KeyError) as error:
-        raise JoinError(f"A segment was damaged meanwhile ({escape_name(error)}). {advice}, and makes it anew.") from error
     except InputError as error:
         raise JoinError(f"{error} {advice}.") from error
+    except (struct.error, ValueError, KeyError) as error:
+        raise JoinError(f"A segment was damaged meanwhile ({escape_name(error)}). {advice}.") from error

@@ -17,6 +17,7 @@ from av.stream import Discard, Disposition, Stream
 from av.subtitles.codeccontext import SubtitleCodecContext
 from av.subtitles.subtitle import AssSubtitle, SubtitleSet
 
+from dni_deploy.errors import escape_name
 from dni_deploy.video_io.timestamps import shift_packet
 from dni_deploy.video_io.video_file import VideoFile
 
@@ -25,6 +26,9 @@ SUBTITLE_ENCODERS = ("subrip", "mov_text", "webvtt")
 
 ATTACHMENT_MUXER = "matroska"
 """The only muxer of ours that takes attachments, such as fonts; cover images are attachments there."""
+
+COVER_MUXERS = ("mp4", "matroska")
+"""Muxers that keep cover images; that of .mov drops them without an error."""
 
 AVFMT_TS_NONSTRICT = 0x20000
 """FFmpeg's flag of containers in which a decoding time may equal the one before."""
@@ -59,20 +63,6 @@ class StreamCopy:
     cover: bytes | None = None
 
 
-class StreamCopyError(Exception):
-    """A packet of a copied stream cannot be written.
-
-    Attributes:
-        index: The stream of the source.
-        reason: What FFmpeg says.
-    """
-
-    def __init__(self, index: int, error: Exception) -> None:
-        """Keeps the reason of an error of FFmpeg's."""
-        super().__init__(index, error)
-        self.index, self.reason = index, str(getattr(error, "strerror", None) or error)
-
-
 def copy_metadata(stream: Stream) -> dict[str, str]:
     """Returns the metadata of a stream without what describes the old packets."""
     return {key: value for key, value in stream.metadata.items() if not key.startswith(STALE_METADATA)}
@@ -91,7 +81,9 @@ def plan_stream_copy(muxer: str, stream: Stream, cover: bytes | None) -> StreamC
     """
     if stream.type == "attachment":
         return StreamCopy(stream.index) if muxer == ATTACHMENT_MUXER else None
-    if muxer == ATTACHMENT_MUXER and cover is not None:
+    if cover is not None and muxer not in COVER_MUXERS:
+        return None
+    if cover is not None and muxer == ATTACHMENT_MUXER:
         return StreamCopy(stream.index, cover=cover)
     codec_context = stream.codec_context
     is_text = stream.type == "subtitle" and codec_context is not None and codec_context.codec.text_sub
@@ -177,6 +169,16 @@ def rescale(value: int, source: Fraction, target: Fraction) -> int:
     return int(abs(ticks) + Fraction(1, 2)) * (1 if ticks >= 0 else -1)
 
 
+def _clip_to_start(packet: Packet[Any]) -> bool:
+    """Cuts off what a subtitle shows before the time 0; returns whether something is left."""
+    assert packet.pts is not None
+    if packet.pts < 0 and packet.duration:
+        packet.duration += packet.pts
+        packet.pts = packet.dts = 0
+        return packet.duration > 0
+    return True
+
+
 class StreamCopier:
     """Copies the packets of one stream into an output whose header is written.
 
@@ -185,6 +187,9 @@ class StreamCopier:
         target: That of the output.
         moved_packets: Number of packets whose time was absent or not later than that of the one before.
         cut_packets: Number of packets that an edit list cuts away and that were left out.
+        muxed_packets: Number of packets that the muxer took.
+        refused_packets: Number of packets that it or the converter refused, and that were left out.
+        refusal: Why the last of them was.
 
     Thread safety: For one thread.
     """
@@ -198,7 +203,8 @@ class StreamCopier:
             start: What is subtracted from all times, in seconds.
         """
         self.source, self.target = source, target
-        self.moved_packets = self.cut_packets = 0
+        self.moved_packets = self.cut_packets = self.muxed_packets = self.refused_packets = 0
+        self.refusal = ""
         output = target.container
         assert source.time_base is not None
         assert target.time_base is not None
@@ -218,9 +224,6 @@ class StreamCopier:
 
         Returns:
             The packet, or None where it is left out.
-
-        Raises:
-            StreamCopyError: A subtitle cannot be converted.
         """
         self._complete_timestamps(packet)
         if packet.is_discard and not self._is_preroll(packet):
@@ -228,14 +231,18 @@ class StreamCopier:
             return None
         self._has_begun |= not packet.is_discard
         shift_packet(packet, -self._start_ticks)
+        if self.source.type == "subtitle" and not _clip_to_start(packet):
+            return None
         encoder = self.target.codec_context
         if isinstance(encoder, SubtitleCodecContext) and encoder.is_encoder:
             decoder = self.source.codec_context
             assert isinstance(decoder, SubtitleCodecContext)
             try:
                 converted = convert_subtitle(packet, decoder, encoder)
-            except av.error.FFmpegError as error:
-                raise StreamCopyError(self.source.index, error) from error
+            except (av.error.InvalidDataError, av.error.ArgumentError) as error:
+                self.refused_packets += 1
+                self.refusal = escape_name(error.strerror)
+                return None
             if converted is None:
                 return None
             packet = converted
@@ -245,7 +252,7 @@ class StreamCopier:
 
     def _complete_timestamps(self, packet: Packet[Any]) -> None:
         if packet.dts is None:
-            self.moved_packets += packet.pts is None
+            self.moved_packets += packet.pts is None and not self.source.disposition & Disposition.attached_pic
             packet.dts = self._next_dts if packet.pts is None else packet.pts
         if packet.pts is None:
             packet.pts = packet.dts
@@ -282,9 +289,6 @@ def demux_copied_packets(
 
     Yields:
         Packets of the output, in the order of the source.
-
-    Raises:
-        StreamCopyError: A subtitle cannot be converted.
     """
     for stream in container.streams:
         stream.discard = Discard.default if stream.index in copiers else Discard.all

@@ -243,7 +243,7 @@ def find_video_stream(container: InputContainer, path: Path, options: InputOptio
 
 def _choose_copied_streams(container: InputContainer, video: VideoStream, options: InputOptions) -> tuple[int, ...]:
     def is_copied(stream: Stream) -> bool:
-        if stream.index == video.index or options.is_dropped(stream):
+        if stream.index == video.index or options.is_dropped(stream) or is_timecode(stream):
             return False
         is_cover = bool(stream.disposition & Disposition.attached_pic)
         return options.streams is not None or stream.type in COPIED_STREAM_TYPES or is_cover
@@ -348,10 +348,15 @@ def _describe_conversions(frame: VideoFrame, color: ColorSpec, orientation: Orie
 def _describe_left_out_streams(container: InputContainer, kept: set[int], options: InputOptions) -> Iterator[str]:
     has_chapters = bool(container.chapters())
     for stream in container.streams:
-        # Tracks of QuickTime that are written again: the timecode from the tag of that name, the chapters from theirs.
-        is_kept_otherwise = "timecode" in stream.metadata or (has_chapters and getattr(stream, "name", "") == "bin_data")
-        if stream.index not in kept and not options.is_dropped(stream) and not (stream.type == "data" and is_kept_otherwise):
+        # The chapters of QuickTime are a data stream, too, and are written again from the list of chapters.
+        is_chapters = has_chapters and stream.type == "data" and getattr(stream, "name", None) == "bin_data"
+        if stream.index not in kept and not (options.is_dropped(stream) or is_timecode(stream) or is_chapters):
             yield f"stream {stream.index} ({describe_stream(stream)}) is left out"
+
+
+def is_timecode(stream: Stream) -> bool:
+    """Tells whether a stream is a QuickTime timecode track. The muxer writes it again, from the video's tag of that name."""
+    return stream.type == "data" and "timecode" in stream.metadata
 
 
 def describe_stream(stream: Stream) -> str:

@@ -119,6 +119,19 @@ def write_display_matrix(path: Path, matrix: Sequence[float]) -> Path:
     return path
 
 
+def copy_packets(source: Path, target: Path, shift_s: Fraction = Fraction(0)) -> Path:
+    """Copies all packets into another container, with all times shifted."""
+    with av.open(str(source)) as container, av.open(str(target), "w") as output:
+        copies = {stream.index: output.add_stream_from_template(stream) for stream in container.streams}
+        for packet in container.demux():
+            if packet.dts is not None and packet.pts is not None:
+                packet.pts += round(shift_s / packet.time_base)
+                packet.dts += round(shift_s / packet.time_base)
+                packet.stream = copies[packet.stream_index]
+                output.mux(packet)
+    return target
+
+
 def with_subtitles(source: Path, target: Path) -> Path:
     """Copies the packets and adds two subtitle lines, a chapter, a title and an attached file."""
     lines = "1\n00:00:00,100 --> 00:00:00,300\nfirst\n\n2\n00:00:00,400 --> 00:00:00,700\nsecond\n"
@@ -136,7 +149,7 @@ def with_subtitles(source: Path, target: Path) -> Path:
         output.set_chapters([{"id": 1, "start": 0, "end": 400, "time_base": Fraction(1, 1000), "metadata": {"title": "one"}}])
         for container in (subtitles, video):
             for packet in container.demux():
-                if packet.dts is not None:
+                if packet.size:
                     packet.stream = copies[(container.name, packet.stream_index)]
                     output.mux(packet)
     return target
