@@ -64,7 +64,7 @@ def run_identity_pipeline(source: Path, output: Path) -> None:
     target = OutputFormat.from_video_file(video_file, 1)
     plan = plan_output(output, video_file, ENCODER_OPTIONS, target)
     settings = TranscodeSettings(ENCODER_OPTIONS, target, plan.has_global_header)
-    with open_job(output, {}, fresh=True) as job:
+    with open_job(output, {}, segment_frames=ENCODER_OPTIONS.segment_frames, fresh=True) as job:
         transcode_segments(video_file, job, process_frame, settings, 1)
         with write_file_atomically(output, force=True) as temporary:
             mux_segments(temporary, plan, job.segments, video_file, ENCODER_OPTIONS, target)

@@ -161,7 +161,8 @@ def video(
     )
     alphas = as_alpha_source(alpha) if map_settings is None else map_settings.black_source
     output_format = OutputFormat.from_video_file(source, scale)
-    report_progress(progress, 0, source.frame_count, "checking the other streams")
+    if source.copied_streams:
+        report_progress(progress, 0, source.frame_count, "checking the other streams")
     source = source.with_time_jumps()
     plan = plan_output(output_path, source, encoder, output_format)
     settings = TranscodeSettings(encoder, output_format, plan.has_global_header, input_options)
@@ -192,7 +193,10 @@ def video(
             if map_settings is None
             else map_settings.make_frame_function(session, tile, overlap)
         )
-        with open_job(output_path, description, fresh=fresh or live) as job, _remove_job_on_failure(job):
+        with (
+            open_job(output_path, description, segment_frames=encoder.segment_frames, fresh=fresh or live) as job,
+            _remove_job_on_failure(job),
+        ):
             dropped_frames = transcode_segments(source, job, process_frame, settings, scale, progress)
             if not job.segments:
                 raise InputError(f"{escape_name(video_path)} holds no frame that can be decoded. Nothing was written.")
@@ -215,7 +219,7 @@ def video(
             engine_reason=session.engine_reason,
             codec=encoder.codec,
             seconds=time.perf_counter() - started,
-            notes=(*source.notes, *plan.notes, *_describe_adjustments(source, scale, output_format, dropped_frames)),
+            notes=(*source.notes, *plan.notes, *_describe_adjustments(source, scale, output_format, dropped_frames, job)),
         )
     if dropped_frames:
         raise PartialResultError(_describe_losses(video_path, output_path, report.frames, dropped_frames))
@@ -293,10 +297,14 @@ def _remove_job_on_failure(job: VideoJob) -> Iterator[None]:
         raise
 
 
-def _describe_adjustments(source: VideoFile, scale: int, target: OutputFormat, losses: DroppedFrames) -> Iterator[str]:
+def _describe_adjustments(
+    source: VideoFile, scale: int, target: OutputFormat, losses: DroppedFrames, job: VideoJob
+) -> Iterator[str]:
     size = (source.width * scale, source.height * scale)
     if pad_size_to_even(*size) != size:
         yield f"{size[0]}x{size[1]} is odd: the last {_format_odd_sides(size)} repeated once, so that 4:2:0 can hold it"
+    if job.damaged_segments:
+        yield f"{job.damaged_segments} segments of the stopped run were damaged and were made again"
     if losses.adjusted_timestamps:
         yield f"{losses.adjusted_timestamps} timestamps were absent or not later than the one before, and were set after it"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -75,16 +75,22 @@ class VideoReader:
 
     Attributes:
         video_file: The file.
-        skip: Number of good frames at the beginning that are decoded and not given.
+        is_skipped: Tells of the number of a good frame whether it is decoded and not given.
         options: How the file is read.
         dropped_frames: What was lost; complete after the last frame.
 
     Thread safety: For one thread.
     """
 
-    def __init__(self, video_file: VideoFile, *, skip: int = 0, options: InputOptions | None = None) -> None:
+    def __init__(
+        self,
+        video_file: VideoFile,
+        *,
+        is_skipped: Callable[[int], bool] = lambda number: False,
+        options: InputOptions | None = None,
+    ) -> None:
         """Prepares to read; see the attributes."""
-        self.video_file, self.skip, self.options = video_file, skip, options or InputOptions()
+        self.video_file, self.is_skipped, self.options = video_file, is_skipped, options or InputOptions()
         self.dropped_frames = DroppedFrames()
         self._last_pts: int | None = None
         self._gap_times: list[int] = []
@@ -107,7 +113,7 @@ class VideoReader:
                 if (frame.width, frame.height) != self.video_file.coded_size:
                     raise InputError(self._format_size_change(frame, index))
                 pts = self._fix_timestamp(frame)
-                if index >= self.skip:
+                if not self.is_skipped(index):
                     rgb = self.video_file.orientation.apply(converter.to_rgb(frame))
                     yield DecodedFrame(index, pts, int(frame.duration or 0), rgb)
                 index += 1

@@ -45,12 +45,14 @@ class ProcessedFrame(NamedTuple):
     """A frame on its way to the encoder.
 
     Attributes:
+        number: Number in the video, from 0.
         pts: Timestamp in ticks of the source.
         duration: Duration in ticks, 0 where the source does not say it.
         rgb: uint8 (H, W, 3).
         alpha: What it was rendered with.
     """
 
+    number: int
     pts: int
     duration: int
     rgb: Frame
@@ -101,33 +103,34 @@ def transcode_segments(
         EngineError: The network or the encoder gave something else than it should.
         UnavailableError: The encoder failed.
     """
-    reader = VideoReader(video_file, skip=job.resumed_frames, options=settings.input_options)
+    reader = VideoReader(video_file, is_skipped=job.has_frame, options=settings.input_options)
     frame_bytes = video_file.width * video_file.height * 3
     limits = PipelineLimits(
         _choose_queue_length(frame_bytes), _choose_queue_length(frame_bytes * scale * scale), THREAD_JOIN_TIMEOUT_S
     )
     output_shape = (video_file.height * scale, video_file.width * scale, 3)
-    last_alpha = job.segments[-1].last_alpha if job.segments else None
-    generation_offset: int | None = None
+    generation_offset, next_number = 0, -1
     progress_meter = _ProgressMeter(job.resumed_frames, video_file.frame_count, progress)
 
     def find_seconds(decoded: DecodedFrame) -> float:
         return float((decoded.pts - video_file.start_pts) * video_file.time_base)
 
     def finish_frame(decoded: DecodedFrame, rendered: RenderedFrame) -> ProcessedFrame:
-        nonlocal generation_offset
+        nonlocal generation_offset, next_number
         if rendered.output.shape != output_shape:
             height, width = rendered.output.shape[:2]
             raise EngineError(
                 f"The network made a frame of {width}x{height} where {output_shape[1]}x{output_shape[0]} was expected."
             )
-        if generation_offset is None:
-            # Generations go on counting where the last whole segment of the stopped run ended.
+        if decoded.number != next_number:
+            # Generations go on counting where the segment before ended, which a stopped run made.
+            last_alpha = job.find_last_alpha(decoded.number)
             is_changed = last_alpha is not None and last_alpha.coefficients != rendered.coefficients.values
             generation_offset = 0 if last_alpha is None else last_alpha.generation + is_changed - rendered.generation
+        next_number = decoded.number + 1
         alpha = FrameAlphaRecord(find_seconds(decoded), rendered.generation + generation_offset, rendered.coefficients.values)
         progress_meter.count_frame()
-        return ProcessedFrame(decoded.pts, decoded.duration, rendered.output, alpha)
+        return ProcessedFrame(decoded.number, decoded.pts, decoded.duration, rendered.output, alpha)
 
     run_pipeline(
         reader,
@@ -145,13 +148,13 @@ def _encode_segments(frames: Iterator[ProcessedFrame], job: VideoJob, settings: 
     try:
         for frame in frames:
             if writer is None or encoder is None:
-                writer = job.begin_segment()
+                writer = job.begin_segment(frame.number)
                 encoder = Encoder(settings.encoder, settings.output_format, global_header=settings.global_header)
             writer.add_frame(frame.pts, frame.duration, frame.alpha)
             for packet in encoder.encode(frame.rgb, frame.pts):
                 writer.add_packet(packet)
             del frame
-            if writer.frames == settings.encoder.segment_frames:
+            if writer.frames == job.segment_frames:
                 _close_segment(job, writer, encoder)
                 writer = encoder = None
         if writer is not None and encoder is not None:
@@ -171,7 +174,7 @@ def _encode_segments(frames: Iterator[ProcessedFrame], job: VideoJob, settings: 
 def _close_segment(job: VideoJob, writer: SegmentWriter, encoder: Encoder) -> None:
     for packet in encoder.flush():
         writer.add_packet(packet)
-    job.segments.append(writer.close())
+    job.add_segment(writer.close())
 
 
 def _choose_queue_length(frame_bytes: int) -> int:
