@@ -219,7 +219,12 @@ def video(
             engine_reason=session.engine_reason,
             codec=encoder.codec,
             seconds=time.perf_counter() - started,
-            notes=(*source.notes, *plan.notes, *_describe_adjustments(source, scale, output_format, dropped_frames, job)),
+            notes=(
+                *source.notes,
+                *plan.notes,
+                *_describe_adjustments(source, scale, output_format, dropped_frames, job),
+                *_describe_fields(source, dropped_frames, input_options),
+            ),
         )
     if dropped_frames:
         raise PartialResultError(_describe_losses(video_path, output_path, report.frames, dropped_frames))
@@ -307,6 +312,21 @@ def _describe_adjustments(
         yield f"{job.damaged_segments} segments of the stopped run were damaged and were made again"
     if losses.adjusted_timestamps:
         yield f"{losses.adjusted_timestamps} timestamps were absent or not later than the one before, and were set after it"
+
+
+def _describe_fields(source: VideoFile, found: DroppedFrames, options: InputOptions) -> Iterator[str]:
+    """Says what became of interlaced frames, and of film frames that are shown for two and three fields in turns."""
+    if options.deinterlace and not source.is_interlaced:
+        yield "not marked as interlaced: all frames were deinterlaced, the top field first"
+    elif options.deinterlace:
+        yield f"{found.interlaced} interlaced frames were deinterlaced, each to one frame"
+    elif found.interlaced:
+        yield (
+            f"{found.interlaced} frames are interlaced: both fields were processed together, and written as progressive; "
+            "--deinterlace makes whole frames of them first"
+        )
+    if found.pulldown:
+        yield f"soft telecine: {found.pulldown} frames are marked to be shown for three fields; each was written once, at its time"
 
 
 def _format_odd_sides(size: tuple[int, int]) -> str:

@@ -17,6 +17,7 @@ from av.video.stream import VideoStream
 from dni_deploy.errors import InputError, LimitError, escape_name
 from dni_deploy.imaging.frames import Frame
 from dni_deploy.video_io.color import ColorConverter
+from dni_deploy.video_io.deinterlace import Deinterlacer
 from dni_deploy.video_io.video_file import InputOptions, VideoFile, open_container
 
 TRUSTED_DURATION_FORMATS = ("matroska", "mov", "flv", "avi")
@@ -24,6 +25,9 @@ TRUSTED_DURATION_FORMATS = ("matroska", "mov", "flv", "avi")
 
 TIMED_STREAM_TYPES = ("video", "audio", "subtitle")
 """The types of streams whose packets have timestamps."""
+
+PULLDOWN_CODECS = ("mpeg2video",)
+"""Codecs in which a frame can be marked to be shown for three fields: soft telecine, as on DVDs of films."""
 
 MAX_CONSECUTIVE_READ_ERRORS = 1000
 """Number of packets in a row that cannot be read after which the rest of the file is given up."""
@@ -47,19 +51,23 @@ class DecodedFrame(NamedTuple):
 
 @dataclass
 class DroppedFrames:
-    """What a video has lost.
+    """What a video has lost, and what else was found while it was read.
 
     Attributes:
         has_losses: Whether anything was lost.
         damaged: Number of packets that could not be decoded and of frames that were damaged.
         missing: Number of frames that should be there by what the file says, and are not.
         adjusted_timestamps: Number of timestamps that were absent or not later than the one before, and were set after it.
+        interlaced: Number of frames that are marked as interlaced.
+        pulldown: Number of frames that are marked to be shown for three fields.
     """
 
     has_losses: bool = False
     damaged: int = 0
     missing: int = 0
     adjusted_timestamps: int = 0
+    interlaced: int = 0
+    pulldown: int = 0
 
     @property
     def frames(self) -> int:
@@ -109,16 +117,35 @@ class VideoReader:
             stream = container.streams[self.video_file.stream_index]
             assert isinstance(stream, VideoStream)
             stream.thread_type = "AUTO"
-            for frame in self._read_good_frames(container, stream):
-                if (frame.width, frame.height) != self.video_file.coded_size:
-                    raise InputError(self._format_size_change(frame, index))
-                pts = self._fix_timestamp(frame)
+            for frame, pts, duration in self._read_whole_frames(container, stream):
                 if not self.is_skipped(index):
-                    rgb = self.video_file.orientation.apply(converter.to_rgb(frame))
-                    yield DecodedFrame(index, pts, int(frame.duration or 0), rgb)
+                    yield DecodedFrame(index, pts, duration, self.video_file.orientation.apply(converter.to_rgb(frame)))
                 index += 1
         if self.dropped_frames.has_losses:
             self.dropped_frames.missing = max(0, self.video_file.frame_count - index)
+
+    def _read_whole_frames(self, container: InputContainer, stream: VideoStream) -> Iterator[tuple[VideoFrame, int, int]]:
+        """Reads every good frame, deinterlaced if that is wanted, with its timestamp and duration."""
+        deinterlacer = None
+        if self.options.deinterlace:
+            deinterlacer = Deinterlacer(self.video_file.time_base, only_marked=self.video_file.is_interlaced)
+        for index, frame in enumerate(self._read_good_frames(container, stream)):
+            if (frame.width, frame.height) != self.video_file.coded_size:
+                raise InputError(self._format_size_change(frame, index))
+            pts = self._fix_timestamp(frame)
+            self._count_fields(frame, stream)
+            if deinterlacer is None:
+                yield frame, pts, int(frame.duration or 0)
+            else:
+                yield from deinterlacer.push(frame, pts)
+        if deinterlacer is not None:
+            yield from deinterlacer.flush()
+
+    def _count_fields(self, frame: VideoFrame, stream: VideoStream) -> None:
+        self.dropped_frames.interlaced += frame.interlaced_frame
+        if stream.codec_context.name in PULLDOWN_CODECS and stream.guessed_rate and frame.duration:
+            fields = 2 * frame.duration * self.video_file.time_base * stream.guessed_rate
+            self.dropped_frames.pulldown += round(fields) == 3
 
     def _read_good_frames(self, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
         end = Fraction(0)
@@ -194,7 +221,9 @@ class VideoReader:
         return pts
 
     def _format_size_change(self, frame: VideoFrame, index: int) -> str:
-        seconds = float(((frame.pts or 0) - self.video_file.start_pts) * self.video_file.time_base)
+        # Bare streams have no timestamps; those of the frames before were counted by the frame rate.
+        pts = self._fix_timestamp(frame)
+        seconds = float((pts - self.video_file.start_pts) * self.video_file.time_base)
         coded_width, coded_height = self.video_file.coded_size
         return (
             f"{escape_name(self.video_file.path)} changes from {coded_width}x{coded_height} to {frame.width}x{frame.height} "

@@ -100,7 +100,7 @@ class _JumpFinder:
 
     def __init__(self) -> None:
         self.jumps = TimeJumps()
-        self._position = 0
+        self._positions: dict[int, int] = {}
         self._recent_positions: dict[int, deque[int]] = {}
         self._times: dict[int, tuple[Fraction, Fraction]] = {}
         self._last_time: Fraction | None = None
@@ -108,24 +108,26 @@ class _JumpFinder:
     def add_packet(self, packet: Packet[Any]) -> None:
         if packet.dts is None or not packet.time_base:
             return
-        if packet.pos is not None and packet.pos >= 0:
-            self._position = packet.pos
-        is_jump = self._correct_time(packet)
         index = packet.stream_index
+        if packet.pos is not None and packet.pos >= 0:
+            self._positions[index] = packet.pos
+        position = self._positions.get(index, 0)
+        is_jump = self._correct_time(packet, position)
         recent = self._recent_positions.setdefault(index, deque(maxlen=MARK_DISTANCE_PACKETS))
         if is_jump:
-            self.jumps = replace(self.jumps, unproven_damage=self.jumps.unproven_damage.union(recent))
-        recent.append(self._position)
+            unproven = self.jumps.unproven_damage.union(*self._recent_positions.values())
+            self.jumps = replace(self.jumps, unproven_damage=unproven)
+        recent.append(position)
 
-    def _correct_time(self, packet: Packet[Any]) -> bool:
+    def _correct_time(self, packet: Packet[Any], position: int) -> bool:
         """Notes a jump where the time of the packet is not that which was expected; returns whether it is not."""
         assert packet.dts is not None
-        offset = self.jumps.find_offset(self._position)
+        offset = self.jumps.find_offset(position)
         time = packet.dts * packet.time_base + offset
         expected = self._find_expected_time(packet.stream_index, time)
         if expected is not None:
             positions, offsets = self.jumps.positions, self.jumps.offsets
-            position = max(self._position, positions[-1] + 1 if positions else 0)
+            position = max(position, positions[-1] + 1 if positions else 0)
             self.jumps = replace(self.jumps, positions=(*positions, position), offsets=(*offsets, offset + expected - time))
             time = expected
         self._times[packet.stream_index] = time, time + _find_duration(packet)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,9 @@ PLAYLIST_SIGNATURES = (
     b"<SmoothStreamingMedia",
 )
 """How files begin that name other files."""
+
+PROBED_FRAMES = 25
+"""Number of frames at the beginning, one of which must be marked as interlaced for the marks to be trusted."""
 
 COPIED_STREAM_TYPES = ("audio", "subtitle", "attachment")
 """The types of streams that are copied unless something else is chosen."""
@@ -111,6 +115,7 @@ class VideoFile:
         pixel_aspect: Width over height of a pixel as shown, or None.
         color: What the codes mean.
         copied_streams: Indices of the streams that are copied.
+        is_interlaced: One of the first frames is marked as interlaced.
         time_jumps: Where its timestamps jump.
         notes: What a user should know about how the file was read, one phrase each.
     """
@@ -129,6 +134,7 @@ class VideoFile:
     color: ColorSpec
     copied_streams: tuple[int, ...]
     notes: tuple[str, ...]
+    is_interlaced: bool = False
     time_jumps: TimeJumps = field(default_factory=TimeJumps)
 
     def with_time_jumps(self) -> VideoFile:
@@ -266,9 +272,10 @@ def open_video_file(path: Path, options: InputOptions | None = None) -> VideoFil
     with open_container(path, options.hwaccel) as container:
         options.check_streams_exist(container, path)
         stream = find_video_stream(container, path, options)
-        first = _decode_first_frame(container, stream)
-        if first is None:
+        first_frames = list(islice(_decode_good_frames(container, stream), PROBED_FRAMES if options.deinterlace else 1))
+        if not first_frames:
             raise InputError(f"{escape_name(path)} holds no frame that can be decoded.")
+        first = first_frames[0]
         if stream.time_base is None:
             raise InputError(f"{escape_name(path)} does not say how its timestamps are counted.")
         orientation = read_orientation(first)
@@ -292,6 +299,7 @@ def open_video_file(path: Path, options: InputOptions | None = None) -> VideoFil
             pixel_aspect=1 / aspect if aspect and upright.is_transposed else aspect,
             color=color,
             copied_streams=copied_streams,
+            is_interlaced=any(frame.interlaced_frame for frame in first_frames),
             notes=(
                 *_describe_conversions(first, color, orientation),
                 *_describe_left_out_streams(container, {stream.index, *copied_streams}, options),
@@ -305,17 +313,15 @@ def read_orientation(frame: VideoFrame) -> Orientation | None:
     return Orientation() if matrix is None else Orientation.from_display_matrix(bytes(matrix))
 
 
-def _decode_first_frame(container: InputContainer, stream: VideoStream) -> VideoFrame | None:
+def _decode_good_frames(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
     for packet in container.demux(stream):
         if packet.is_corrupt:
             continue
         try:
-            for frame in packet.decode():
-                if isinstance(frame, VideoFrame) and not frame.is_corrupt:
-                    return frame
+            frames = packet.decode()
         except av.error.FFmpegError:
             continue
-    return None
+        yield from (frame for frame in frames if isinstance(frame, VideoFrame) and not frame.is_corrupt)
 
 
 def _estimate_frame_count(container: InputContainer, stream: VideoStream, rate: Fraction) -> int:
@@ -337,8 +343,6 @@ def _describe_conversions(frame: VideoFrame, color: ColorSpec, orientation: Orie
         yield f"{name} is transparent: the transparency is left out"
     if not name.startswith(("yuv420", "yuvj420", "nv12", "p010", "gray", "yuva420")):
         yield f"{name} becomes 4:2:0"
-    if frame.interlaced_frame:
-        yield "interlaced: whole frames are processed, both fields together, and written as progressive; deinterlace first"
     if orientation is None:
         yield "its display matrix is neither a turn by a multiple of 90 degrees nor a mirror image: not applied"
     elif orientation:

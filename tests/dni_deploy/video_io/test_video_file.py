@@ -32,7 +32,7 @@ def test_an_untagged_video_has_a_note_and_is_tagged(tmp_path: Path, make: Make) 
     [
         (Clip(pixels="yuv420p10le"), "more than 8 bits"),
         (Clip(pixels="yuv444p"), "becomes 4:2:0"),
-        (Clip(options={"x264-params": "tff=1"}), "interlaced"),
+        (Clip(options={"x264-params": "tff=1"}), "20 frames are interlaced: both fields"),
         (Clip(codec="ffv1", pixels="bgra", matrix=None), "transparent"),
     ],
     ids=["10 bit", "4:4:4", "interlaced", "transparent"],
