@@ -27,7 +27,7 @@ from dni_deploy.imaging.rendered import RenderedFrame
 from dni_deploy.utils.atomic_write import write_file_atomically
 from dni_deploy.utils.hardware import count_cores, cpu_name
 from dni_deploy.video_io.encoder import EncoderOptions, OutputFormat
-from dni_deploy.video_io.mux import check_output_streams, find_muxer, mux_segments
+from dni_deploy.video_io.mux import mux_segments, plan_output
 from dni_deploy.video_io.pipeline import make_completed_future
 from dni_deploy.video_io.resume import open_job
 from dni_deploy.video_io.transcode import TranscodeSettings, transcode_segments
@@ -62,11 +62,12 @@ def run_identity_pipeline(source: Path, output: Path) -> None:
 
     video_file = open_video_file(source)
     target = OutputFormat.from_video_file(video_file, 1)
-    settings = TranscodeSettings(ENCODER_OPTIONS, target, check_output_streams(output, video_file, ENCODER_OPTIONS, target))
-    with open_job(output, {}, fresh=True) as job:
+    plan = plan_output(output, video_file, ENCODER_OPTIONS, target)
+    settings = TranscodeSettings(ENCODER_OPTIONS, target, plan.has_global_header)
+    with open_job(output, {}, segment_frames=ENCODER_OPTIONS.segment_frames, fresh=True) as job:
         transcode_segments(video_file, job, process_frame, settings, 1)
         with write_file_atomically(output, force=True) as temporary:
-            mux_segments(temporary, find_muxer(output), job.segments, video_file, ENCODER_OPTIONS, target)
+            mux_segments(temporary, plan, job.segments, video_file, ENCODER_OPTIONS, target)
         job.remove()
 
 

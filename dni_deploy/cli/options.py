@@ -26,6 +26,7 @@ OPTION_OBJECTS = {
     "listeners": ("dni_deploy.control.open_listeners", "ListenerOptions"),
     "calibration": ("dni_deploy.api.build", "CalibrationOptions"),
     "encoder": ("dni_deploy.video_io.encoder", "EncoderOptions"),
+    "input_options": ("dni_deploy.video_io.video_file", "InputOptions"),
 }
 """Parameter of a command -> module and class of the library that holds the command line's values for its fields."""
 

@@ -28,6 +28,15 @@ def parse_encoder_options(ctx: click.Context, parameter: click.Parameter, texts:
     return chosen
 
 
+def _parse_streams(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    entries = [entry.strip() for entry in text.split(",")]
+    if not all(entry.isdecimal() for entry in entries):
+        raise UsageError(f"--streams {escape_name(text)} is no list of indices, such as 0,1,3.")
+    return tuple(int(entry) for entry in entries)
+
+
 @options.command(
     "video",
     """
@@ -77,6 +86,20 @@ def parse_encoder_options(ctx: click.Context, parameter: click.Parameter, texts:
 )
 @click.option("--hwaccel", metavar="NAME", help="The hardware that decodes, such as cuda.  [default: the CPU]")
 @click.option(
+    "--streams",
+    callback=_parse_streams,
+    metavar="INDICES",
+    help="Streams to keep, such as 0,1,3: sound, subtitles, and the video to process if there are several.  [default: all "
+    "but other videos and data]",
+)
+@click.option(
+    "--drop",
+    multiple=True,
+    metavar="WHAT",
+    help="Leave out audio, subtitles, data, attachments, or the stream of this index. Repeatable.",
+)
+@click.option("--deinterlace", is_flag=True, help="Make whole frames of interlaced ones, as many as there were.")
+@click.option(
     "--segment",
     "segment_frames",
     type=click.IntRange(1, 100_000),
@@ -98,7 +121,7 @@ def command(
     tile: int | None,
     overlap: int | None,
     encoder: Any,
-    hwaccel: str | None,
+    input_options: Any,
     resume: bool,
     alpha_log: Path | None,
     force: bool,
@@ -121,7 +144,7 @@ def command(
             tile=tile,
             overlap=overlap,
             encoder=encoder,
-            hwaccel=hwaccel,
+            input_options=input_options,
             fresh=not resume,
             alpha_log=alpha_log,
             force=force,

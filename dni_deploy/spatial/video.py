@@ -84,7 +84,7 @@ class AlphaMapVideo:
         """
         if self._frames is None:
             self._next_number = number
-            self._frames = (decoded.rgb for decoded in VideoReader(self.video_file, skip=number))
+            self._frames = (decoded.rgb for decoded in VideoReader(self.video_file, is_skipped=lambda index: index < number))
         frame = next(islice(self._frames, number - self._next_number, None), None)
         self._next_number = number + 1
         if frame is None:

@@ -28,7 +28,7 @@ from dni_deploy.video_io.pixel_formats import DEFAULT_FORMAT, check_pixel_format
 from dni_deploy.video_io.video_file import VideoFile
 
 COMMON_ENCODERS = (
-    "libx264", "libx265", "libsvtav1", "libaom-av1", "libvpx-vp9", "prores_ks", "dnxhd", "ffv1", "h264_nvenc", "hevc_nvenc",
+    "libx264", "libx265", "libvpx-vp9", "libsvtav1", "libaom-av1", "prores_ks", "dnxhd", "ffv1", "h264_nvenc", "hevc_nvenc",
 )  # fmt: skip
 """Encoders that a message names, as far as they are there."""
 

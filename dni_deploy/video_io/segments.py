@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
+import stat
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
@@ -134,9 +136,10 @@ class SegmentWriter:
             first_frame: Number of its first frame in the video.
         """
         self._final_path = segment_path(folder, number)
-        self._temporary_path = self._final_path.with_suffix(".part")
+        # A name of its own for each attempt: no two ever write into one file, where the system has no locks.
+        self._temporary_path = self._final_path.with_suffix(f".{os.getpid()}-{secrets.token_hex(4)}.part")
         self._first_frame = first_frame
-        self._file: BinaryIO = open(self._temporary_path, "wb")  # noqa: SIM115
+        self._file: BinaryIO = open(self._temporary_path, "xb")  # noqa: SIM115
         self._digest = sha256()
         self._packet_pts: list[int] = []
         self._frame_times: list[tuple[int, int]] = []
@@ -210,12 +213,14 @@ def segment_path(folder: Path, number: int) -> Path:
 
 
 def open_segment(path: Path) -> Segment | None:
-    """Opens a segment, reading and checking all of it.
+    """Opens a segment, reading and checking all of it. Links are not followed.
 
     Returns:
         The segment, or None where there is none or it is damaged.
     """
     try:
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            return None
         size = os.stat(path).st_size
         with open(path, "rb") as file:
             digest, remaining = sha256(), size - DIGEST_BYTES

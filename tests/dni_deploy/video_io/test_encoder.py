@@ -13,6 +13,7 @@ import pytest
 from av.video.codeccontext import VideoCodecContext
 
 from dni_deploy.errors import UnavailableError, UsageError
+from dni_deploy.imaging.orientation import Orientation
 from dni_deploy.video_io.color import ColorSpec
 from dni_deploy.video_io.encoder import Encoder, EncoderOptions, OutputFormat, choose_output_format, pad_frame
 from dni_deploy.video_io.video_file import VideoFile
@@ -98,7 +99,7 @@ def source_file(pixel_format: str = "yuv420p", width: int = 64, height: int = 48
         width=width,
         height=height,
         coded_size=(width, height),
-        rotation=0,
+        orientation=Orientation(),
         time_base=Fraction(1, 12800),
         start_pts=0,
         frame_rate=Fraction(25),
@@ -106,7 +107,6 @@ def source_file(pixel_format: str = "yuv420p", width: int = 64, height: int = 48
         pixel_aspect=None,
         color=ColorSpec(1, False, 1, 1),
         copied_streams=(),
-        attachment_count=0,
         notes=(),
         pixel_format=pixel_format,
         **changed,
