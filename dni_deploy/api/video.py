@@ -180,6 +180,7 @@ def video(
             "container": plan.muxer,
             "video stream": source.stream_index,
             "deinterlace": input_options.deinterlace,
+            "part": str(source.part),
             "versions": {"dni-deploy": __version__, "PyAV": av.__version__},
         }
         if session.rules is not None:
@@ -205,7 +206,7 @@ def video(
             if log_path is not None:
                 logged = has_started_log(output_path)
                 job.mark_log_started()
-                _write_log(log_path, job, bundle, force or logged)
+                _write_log(log_path, job, bundle, source.first_number, force or logged)
             with write_file_atomically(output_path, force=force) as temporary:
                 mux_segments(temporary, plan, job.segments, source, encoder, output_format)
             job.remove()
@@ -262,10 +263,10 @@ def _check_outputs(input_paths: Sequence[Path], output_path: Path, log_path: Pat
         raise UsageError(f"{escape_name(log_path)} cannot be the film and its alpha log. Nothing was written.")
 
 
-def _write_log(path: Path, job: VideoJob, bundle: Bundle, force: bool) -> None:
+def _write_log(path: Path, job: VideoJob, bundle: Bundle, first_number: int, force: bool) -> None:
     with write_file_atomically(path, force=force) as temporary, AlphaLog(temporary, bundle.members, bundle.digest) as log:
         for segment in job.segments:
-            for number, row in enumerate(segment.read_footer().alphas, segment.first_frame):
+            for number, row in enumerate(segment.read_footer().alphas, first_number + segment.first_frame):
                 log.write(number, row.seconds, row.generation, Coefficients(bundle.members, row.coefficients))
 
 

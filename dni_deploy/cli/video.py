@@ -44,6 +44,7 @@ def _parse_streams(ctx: click.Context, param: click.Parameter, text: str | None)
     dni-deploy video sr.dni in.mkv -o out.mkv --alpha "0:gan=0, 2.5s:gan=1, 4s:gan=0.3"
     dni-deploy video sr.dni in.mp4 -o out.mp4 --alpha 0.2 --alpha-map matte.mp4 --alpha-map-to 0.9
     dni-deploy video sr.dni in.mp4 -o out.mp4 --alpha show.json --crf 20 --preset medium --alpha-log played.jsonl
+    dni-deploy video sr.dni in.mp4 -o try.mp4 --alpha 0.35 --preview 2s@1:23
     dni-deploy video sr.dni in.mov -o out.mov --alpha 0.35 --codec prores_ks
     dni-deploy video sr.dni in.mp4 -o out.mp4 --alpha 0.35 --codec libx265 --pix-fmt yuv420p10le --encoder-option tune=grain
     """,
@@ -98,6 +99,9 @@ def _parse_streams(ctx: click.Context, param: click.Parameter, text: str | None)
     metavar="WHAT",
     help="Leave out audio, subtitles, data, attachments, or the stream of this index. Repeatable.",
 )
+@click.option("--from", "start", metavar="TIME", help="Begin at this time, such as 1:23, 2.5s or 75f (a frame).")
+@click.option("--to", "end", metavar="TIME", help="Stop before this time.")
+@click.option("--preview", metavar="DURATION@TIME", help="Only this much from there on, such as 2s@1:23.")
 @click.option("--deinterlace", is_flag=True, help="Make whole frames of interlaced ones, as many as there were.")
 @click.option(
     "--segment",

@@ -46,6 +46,7 @@ from dni_deploy.video_io.streams import (
 )
 from dni_deploy.video_io.timestamps import shift_packet
 from dni_deploy.video_io.video_file import VideoFile, describe_stream, open_container
+from dni_deploy.video_io.video_part import VideoPart
 
 MUXER_BY_SUFFIX = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 """Suffix of the output -> FFmpeg's muxer."""
@@ -127,7 +128,9 @@ def plan_output(path: Path, video_file: VideoFile, settings: EncoderOptions, out
             else:
                 raise UsageError(_format_stream_error(muxer, video_file, stream, settings, output_format))
         start = find_common_start(source, video_file)
-        notes = list(_describe_changes(path, source, copies, left_out, start, len(video_file.time_jumps.positions)))
+        notes = list(
+            _describe_changes(path, source, copies, left_out, start, len(video_file.time_jumps.positions), video_file.part)
+        )
     plan = OutputPlan(muxer, has_global_header, tuple(copies), start, ())
     return replace(plan, notes=(*notes, *_rehearse(path, plan, video_file, settings, output_format)))
 
@@ -204,7 +207,8 @@ def mux_segments(
         if has_separate_transparency(settings.codec, output_format.pixel_format):
             video.metadata["alpha_mode"] = "1"
         video.disposition = source_video.disposition
-        output.set_chapters([_shift_chapter(chapter, plan.start) for chapter in source.chapters()])
+        chapters = [_shift_chapter(chapter, plan.start, video_file.part) for chapter in source.chapters()]
+        output.set_chapters([chapter for chapter in chapters if chapter["end"] > chapter["start"]])
         targets = _add_copied_streams(output, source, plan)
         output.start_encoding()
         copiers = _make_copiers(source, targets, plan)
@@ -242,9 +246,13 @@ def _mux_packet(output: OutputContainer, packet: Packet[Any], copiers: dict[int,
             copier.muxed_packets += 1
 
 
-def _shift_chapter(chapter: Any, start: Fraction) -> Any:
-    ticks = round(start / (chapter["time_base"] or Fraction(1, av.time_base)))
-    return {**chapter, "start": max(0, chapter["start"] - ticks), "end": max(0, chapter["end"] - ticks)}
+def _shift_chapter(chapter: Any, start: Fraction, part: VideoPart | None) -> Any:
+    time_base = chapter["time_base"] or Fraction(1, av.time_base)
+    ticks = round(start / time_base)
+    begin, end = max(0, chapter["start"] - ticks), max(0, chapter["end"] - ticks)
+    if part is not None and part.end is not None:
+        end = min(end, round((part.end - part.start) / time_base))
+    return {**chapter, "start": begin, "end": end}
 
 
 def _describe_changes(
@@ -254,9 +262,12 @@ def _describe_changes(
     left_out: Sequence[Stream],
     start: Fraction,
     jumps: int,
+    part: VideoPart | None,
 ) -> Iterator[str]:
     """Says what is known before the packets are read."""
-    if start:
+    if part is not None:
+        yield f"the part from {part}; alpha over time keeps the times of the whole video"
+    elif start:
         yield f"the video begins at {float(start):.3f} s: moved to 0 s, with all streams alike"
     if jumps:
         places = f"{jumps} places" if jumps != 1 else "1 place"

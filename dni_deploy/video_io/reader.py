@@ -25,6 +25,9 @@ from dni_deploy.video_io.video_file import InputOptions, VideoFile, open_contain
 TRUSTED_DURATION_FORMATS = ("matroska", "mov", "flv", "avi")
 """Formats whose header says how long the video is; for others FFmpeg estimates it from the end of the file itself."""
 
+INDEXED_FORMATS = ("matroska", "mov")
+"""Formats whose index says exactly where key frames are."""
+
 TIMED_STREAM_TYPES = ("video", "audio", "subtitle")
 """The types of streams whose packets have timestamps."""
 
@@ -39,7 +42,7 @@ class DecodedFrame(NamedTuple):
     """One frame.
 
     Attributes:
-        number: Number in the video, from 0.
+        number: Number among those that are read, from 0; without a part, in the video.
         pts: Timestamp in ticks of the source.
         duration: Duration in ticks of the source, or 0.
         rgb: uint8 or uint16 (H, W, 3), upright.
@@ -127,7 +130,7 @@ class VideoReader:
             stream = container.streams[self.video_file.stream_index]
             assert isinstance(stream, VideoStream)
             stream.thread_type = "AUTO"
-            for frame, pts, duration in self._read_whole_frames(container, stream):
+            for frame, pts, duration in self._cut_part(container, stream):
                 if not self.is_skipped(index):
                     orientation = self.video_file.orientation
                     transparency = converter.read_transparency(frame) if self.keeps_transparency else None
@@ -136,8 +139,23 @@ class VideoReader:
                     rgb: NDArray[Any] = to_rgb(frame)
                     yield DecodedFrame(index, pts, duration, orientation.apply(rgb), transparency)
                 index += 1
-        if self.dropped_frames.has_losses:
+        if self.dropped_frames.has_losses and self.video_file.part is None:
             self.dropped_frames.missing = max(0, self.video_file.frame_count - index)
+
+    def _cut_part(self, container: InputContainer, stream: VideoStream) -> Iterator[tuple[VideoFrame, int, int]]:
+        """Reads the frames of the part, from the key frame before it where the format has an index."""
+        part = self.video_file.part
+        if part is None:
+            yield from self._read_whole_frames(container, stream)
+            return
+        first, end = part.find_ticks(self.video_file.start_pts, self.video_file.time_base)
+        if part.start and any(name in container.format.name for name in INDEXED_FORMATS):
+            container.seek(first, stream=stream)
+        for frame, pts, duration in self._read_whole_frames(container, stream):
+            if pts >= end:
+                return
+            if pts >= first:
+                yield frame, pts, duration
 
     def _read_whole_frames(self, container: InputContainer, stream: VideoStream) -> Iterator[tuple[VideoFrame, int, int]]:
         """Reads every good frame, deinterlaced if that is wanted, with its timestamp and duration."""
@@ -176,7 +194,9 @@ class VideoReader:
                 self._count_damage()
                 continue
             yield from self._decode_packet(packet, decode)
-        if _has_frames_beyond_end(container, stream, self.video_file) or _ends_early(container, end, self.video_file):
+        if self.video_file.part is None and (
+            _has_frames_beyond_end(container, stream, self.video_file) or _ends_early(container, end, self.video_file)
+        ):
             self.dropped_frames.has_losses = True
 
     def _count_damage(self) -> None:

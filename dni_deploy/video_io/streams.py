@@ -302,13 +302,28 @@ def demux_copied_packets(
         if packet.dts is None and packet.pts is None and not packet.size:
             continue  # the mark of a stream's end
         correct_timestamps(packet)
+        if not _is_in_part(packet, container.streams[packet.stream_index], video_file):
+            continue
         copied = copiers[packet.stream_index].copy_packet(packet)
         if copied is not None:
             yield copied
 
 
+def _is_in_part(packet: Packet[Any], stream: Stream, video_file: VideoFile) -> bool:
+    """Tells whether a packet belongs to the part that is kept: sound that begins in it, and subtitles that are seen in it."""
+    pts = packet.pts if packet.pts is not None else packet.dts
+    if video_file.part is None or stream.disposition & Disposition.attached_pic or pts is None or stream.time_base is None:
+        return True
+    seconds = pts * stream.time_base - video_file.start_pts * video_file.time_base
+    seen_until = seconds + (packet.duration or 0) * stream.time_base if stream.type == "subtitle" else seconds
+    is_late = video_file.part.end is not None and seconds >= video_file.part.end
+    return seen_until >= video_file.part.start and not is_late
+
+
 def find_common_start(container: InputContainer, video_file: VideoFile) -> Fraction:
-    """Returns when the first of the video and the copied sound begins, in seconds."""
+    """Returns when the first of the video and the copied sound begins, or the part that is kept, in seconds."""
+    if video_file.part is not None:
+        return video_file.start_pts * video_file.time_base + video_file.part.start
     starts = [video_file.start_pts * video_file.time_base]
     for index in video_file.copied_streams:
         stream = container.streams[index]

@@ -150,7 +150,7 @@ def transcode_segments(
 
     run_pipeline(
         reader,
-        lambda decoded: process_frame(decoded.rgb, find_seconds(decoded), decoded.number),
+        lambda decoded: process_frame(decoded.rgb, find_seconds(decoded), video_file.first_number + decoded.number),
         lambda frames: _encode_segments(itertools.starmap(finish_frame, frames), job, settings),
         limits,
     )

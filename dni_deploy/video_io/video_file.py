@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from dni_deploy.video_io.color import ColorSpec, has_transparency
 from dni_deploy.video_io.decoder import make_decode_function, says_transparent
 from dni_deploy.video_io.hdr import TRANSFER_NAMES, HdrMetadata, list_dynamic_metadata
 from dni_deploy.video_io.timestamps import TimeJumps, find_time_jumps
+from dni_deploy.video_io.video_part import VideoPart
 
 ALLOWED_DEMUXERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,mxf,nut,ivf,gif,apng,yuv4mpegpipe,"
@@ -64,22 +66,33 @@ class InputOptions:
         streams: Indices of the streams to keep, the video to process among them or not; None: all that the output can hold.
         drop: What to leave out: "audio", "subtitles", "data", "attachments", or the index of a stream.
         deinterlace: Make whole frames of interlaced ones, as many as there were.
+        start: Time of the first frame, such as "1:23", "2.5s" or "75f"; None: the beginning.
+        end: Time at which to stop; None: the end.
+        preview: A duration and a time, such as "2s@1:23", in place of both.
 
     Raises:
-        UsageError: An entry of `drop` is none of these.
+        UsageError: An entry of `drop` is none of these, or a time is none.
     """
 
     hwaccel: str | None = None
     streams: tuple[int, ...] | None = None
     drop: tuple[str, ...] = ()
     deinterlace: bool = False
+    start: str | None = None
+    end: str | None = None
+    preview: str | None = None
 
     def __post_init__(self) -> None:
+        self.find_part(Fraction(25))  # wrong times are told before anything is opened
         for entry in self.drop:
             if entry not in DROPPED_TYPES and not entry.isdecimal():
                 raise UsageError(
                     f"{escape_name(entry)!r} cannot be dropped; name {', '.join(DROPPED_TYPES)}, or the index of a stream."
                 )
+
+    def find_part(self, frame_rate: Fraction) -> VideoPart | None:
+        """Returns the part that is to be read, with frames counted by a rate; None for the whole video."""
+        return VideoPart.parse(self.start, self.end, self.preview, frame_rate)
 
     def is_dropped(self, stream: Stream) -> bool:
         """Tells whether the user wants a stream to be left out."""
@@ -122,6 +135,7 @@ class VideoFile:
         notes: What a user should know about how the file was read, one phrase each.
         pixel_format: That of the decoded frames, by FFmpeg's name.
         hdr: What it says about its own brightness, or None.
+        part: The part that is read; None: all of it.
     """
 
     path: Path
@@ -140,8 +154,14 @@ class VideoFile:
     notes: tuple[str, ...]
     pixel_format: str = "yuv420p"
     hdr: HdrMetadata | None = None
+    part: VideoPart | None = None
     is_interlaced: bool = False
     time_jumps: TimeJumps = field(default_factory=TimeJumps)
+
+    @property
+    def first_number(self) -> int:
+        """Number, in the whole video, of the first frame of the part."""
+        return 0 if self.part is None else math.ceil(self.part.start * self.frame_rate)
 
     def with_time_jumps(self) -> VideoFile:
         """Reads the whole file, where its format allows its timestamps to jump, and returns the file with its jumps."""
@@ -289,6 +309,9 @@ def open_video_file(path: Path, options: InputOptions | None = None) -> VideoFil
         width, height = upright.orient_size(first.width, first.height)
         aspect = stream.sample_aspect_ratio or None
         rate = next((Fraction(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate), Fraction(30))
+        rate = rate if 0 < rate <= 1000 else Fraction(30)
+        part = options.find_part(rate)
+        frame_count = stream.frames or _estimate_frame_count(container, stream, rate)
         copied_streams = _choose_copied_streams(container, stream, options)
         color = ColorSpec.from_frame(first)
         return VideoFile(
@@ -300,8 +323,8 @@ def open_video_file(path: Path, options: InputOptions | None = None) -> VideoFil
             orientation=upright,
             time_base=stream.time_base,
             start_pts=first.pts if first.pts is not None else 0,
-            frame_rate=rate if 0 < rate <= 1000 else Fraction(30),
-            frame_count=stream.frames or _estimate_frame_count(container, stream, rate),
+            frame_rate=rate,
+            frame_count=frame_count if part is None else _count_part(part, frame_count, rate),
             pixel_aspect=1 / aspect if aspect and upright.is_transposed else aspect,
             color=color,
             copied_streams=copied_streams,
@@ -312,6 +335,7 @@ def open_video_file(path: Path, options: InputOptions | None = None) -> VideoFil
             ),
             pixel_format=first.format.name,
             hdr=HdrMetadata.from_frame(first),
+            part=part,
         )
 
 
@@ -331,6 +355,15 @@ def _decode_good_frames(container: InputContainer, stream: VideoStream) -> Itera
         except av.error.FFmpegError:
             continue
         yield from (frame for frame in frames if isinstance(frame, VideoFrame) and not frame.is_corrupt)
+
+
+def _count_part(part: VideoPart, frame_count: int, rate: Fraction) -> int:
+    """Estimates the number of frames of a part; 0: unknown."""
+    first = math.ceil(part.start * rate)
+    if part.end is None:
+        return max(0, frame_count - first)
+    last = math.ceil(part.end * rate)
+    return max(0, min(last, frame_count or last) - first)
 
 
 def _estimate_frame_count(container: InputContainer, stream: VideoStream, rate: Fraction) -> int:
