@@ -21,8 +21,9 @@ from av.video.stream import VideoStream
 
 from dni_deploy.errors import DniError, InputError, UnavailableError, escape_name
 from dni_deploy.imaging.frames import Frame
+from dni_deploy.imaging.orientation import Orientation
 from dni_deploy.video_io.color import ColorConverter, ColorSpec
-from dni_deploy.video_io.video_file import find_video_stream, open_container, open_video_file, turn_upright
+from dni_deploy.video_io.video_file import open_container, open_video_file
 from dni_deploy.webui.frame_source import SourceFrame, VideoPosition, compute_fitted_size
 
 MAX_DECODED_FRAMES = 4
@@ -43,6 +44,8 @@ DECODER_CLOSE_TIMEOUT_S = 2.0
 
 DEFAULT_FRAME_DURATION_S = 1 / 25
 """How long the only frame of a video is shown."""
+
+UPRIGHT = Orientation()
 
 MAX_REMEMBERED_FRAMES = 4096
 """Frames for which it is known when they were due: more than go by while a network renders one."""
@@ -182,12 +185,13 @@ class LoopedVideo:
         video_file, first = self._video_file, None
         converter = ColorConverter(video_file.color)
         with open_container(video_file.path) as container:
-            stream = find_video_stream(container, video_file.path)
+            stream = container.streams[video_file.stream_index]
+            assert isinstance(stream, VideoStream)
             stream.thread_type = "AUTO"
             for index, frame in enumerate(_decode_packets(container, stream)):
                 seconds = frame.time if frame.time is not None else float(index / video_file.frame_rate)
                 first = seconds if first is None else first
-                yield max(0.0, seconds - first), convert_and_fit(frame, self._max_size, converter, video_file.rotation)
+                yield max(0.0, seconds - first), convert_and_fit(frame, self._max_size, converter, video_file.orientation)
 
 
 def _decode_packets(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
@@ -270,18 +274,19 @@ class Camera:
             return  # it was unplugged: its last frame stays
 
 
-def convert_and_fit(frame: VideoFrame, max_size: tuple[int, int], converter: ColorConverter, rotation: int = 0) -> Frame:
+def convert_and_fit(
+    frame: VideoFrame, max_size: tuple[int, int], converter: ColorConverter, orientation: Orientation = UPRIGHT
+) -> Frame:
     """Converts a decoded frame to RGB, scaled down to fit and turned upright.
 
     Args:
         frame: The decoded frame.
         max_size: Largest width and height of the result.
         converter: Converts frames of this stream.
-        rotation: Degrees counterclockwise, a multiple of 90.
+        orientation: How a stored frame becomes upright.
 
     Returns:
         uint8 (H, W, 3), an array that the caller owns.
     """
-    box = max_size if rotation // 90 % 2 == 0 else (max_size[1], max_size[0])
-    size = compute_fitted_size(frame.width, frame.height, box)
-    return turn_upright(converter.to_rgb(frame, size), rotation)
+    size = compute_fitted_size(frame.width, frame.height, orientation.orient_size(*max_size))
+    return orientation.apply(converter.to_rgb(frame, size))
