@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # what a type checker sees; importing the standard library's 
     from dni_deploy.api.inspect import inspect as inspect
     from dni_deploy.api.refit import refit as refit
     from dni_deploy.api.run import run as run
+    from dni_deploy.api.serve import PreviewOptions as PreviewOptions
     from dni_deploy.api.serve import serve as serve
     from dni_deploy.api.slider import slider as slider
     from dni_deploy.api.sweep import sweep as sweep
@@ -73,6 +74,7 @@ _NAMES_BY_MODULE = {
     "alpha.source": "open_alpha_source",
     "alpha.timeline": "AlphaSource AlphaTimeline",
     "api.build": "CalibrationOptions",
+    "api.serve": "PreviewOptions",
     "bundle.bundle": "Bundle",
     "checkpoints.checkpoint": "Checkpoint",
     "checkpoints.family": "Family",

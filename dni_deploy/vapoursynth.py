@@ -3,7 +3,7 @@
 import vapoursynth as vs
 from dni_deploy.vapoursynth import dni
 
-clip = dni(clip, "sr.dni", alpha="0:gan=0, 2.5s:gan=1")     # RGB24 or RGBS
+clip = dni(clip, "sr.dni", alpha="0:gan=0, 2.5s:gan=1")     # RGB; gray for a network of one channel
 clip = dni(clip, "sr.dni", alpha=0.5, osc=9123)             # /dni/alpha moves it while it plays
 """
 
@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import vapoursynth as vs
+from numpy.typing import NDArray
 
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.control.frame_alpha import FrameAlpha, StreamAlpha, open_frame_alpha
@@ -28,15 +29,22 @@ from dni_deploy.imaging.frames import check_signature
 from dni_deploy.imaging.image_file import MAX_OUTPUT_PIXELS
 from dni_deploy.session.session import Session, open_session
 
+MATRIX_NAMES = {1: "709", 4: "fcc", 5: "470bg", 6: "170m", 7: "240m", 8: "ycgco", 9: "2020ncl", 10: "2020cl", 14: "ictcp"}
+"""The frame property _Matrix (ITU-T H.273) -> VapourSynth's name for it in core.resize."""
+
+MIN_BT709_HEIGHT_PX = 720
+"""A clip without _Matrix of this height or more is taken as BT.709, below it as BT.601, as players do."""
+
 
 def dni(
     clip: Any,
     bundle: Bundle | str | os.PathLike[str],
     alpha: StreamAlpha = None,
-    osc: int | None = None,
+    osc: int | str | None = None,
     engine: str = "auto",
     *,
-    http: int | None = None,
+    http: int | str | None = None,
+    osc_map: Sequence[str] = (),
     token: str | None = None,
     slew: float | None = None,
     threads: int = 0,
@@ -51,14 +59,16 @@ def dni(
     session and the ports are closed when nobody holds the clip any more.
 
     Args:
-        clip: A clip of constant size, RGB24 or RGBS. RGBS is not rounded.
+        clip: A clip of constant size: RGB24 to RGB48, RGBH or RGBS; for a network of one channel also GRAY of the same
+            depths. Floats are neither rounded nor clamped by the network's side; RGBH has 11 bits of its own.
         bundle: The bundle or its path.
         alpha: An alpha; a timeline or curve as text, by the clip's frame numbers and its frame rate; a file of keyframes; an
             AlphaSource; None: the first member alone.
-        osc: Port on loopback that takes alpha while the clip plays; 0: any, which the core's log then names. Frames are not
-            cached then, since VapourSynth would show those that it has with the alpha of then.
+        osc: Port on loopback, or "ADDRESS:PORT", that takes alpha while the clip plays; 0: any, which the core's log then names.
+            Frames are not cached then, since VapourSynth would show those that it has with the alpha of then.
         engine: As in `open_session`.
         http: As `osc`.
+        osc_map: What OSC addresses of other programs stand for, such as "/1/fader1=alpha".
         token: The secret that HTTP requests carry; None: a random one, which the core's log then names.
         slew: Fastest change of a coefficient, in 1/s.
         threads: As in `open_session`.
@@ -75,6 +85,11 @@ def dni(
     _check_clip(clip)
     opened = Bundle.ensure_open(bundle)
     check_signature(opened.signature)
+    if clip.format.color_family == vs.GRAY and opened.signature.input_channels != 1:
+        raise UsageError(
+            f"The clip is {clip.format.name}, and the network takes three channels; "
+            "convert it first: core.resize.Bicubic(clip, format=vs.RGBS)."
+        )
     width, height = clip.width * opened.signature.scale, clip.height * opened.signature.scale
     if width * height > MAX_OUTPUT_PIXELS:
         raise LimitError(f"The clip would have {width}x{height} pixels, more than the limit of {MAX_OUTPUT_PIXELS:,}.")
@@ -85,7 +100,7 @@ def dni(
                 opened.members,
                 alpha,
                 rate=rate,
-                listeners=ListenerOptions(osc=osc, http=http, http_token=token, slew=slew),
+                listeners=ListenerOptions(osc=osc, osc_map=osc_map, http=http, http_token=token, slew=slew),
                 extrapolate=extrapolate,
                 note=_log_message,
             )
@@ -102,7 +117,7 @@ def dni(
                 device=device,
             )
         )
-        function = _FrameFilter(session, control, clip.format.id)
+        function = _FrameFilter(session, control, clip.format)
         weakref.finalize(function, stack.pop_all().close)
     # One frame of the output's size, which every request gets to copy and fill.
     blank = vs.core.std.BlankClip(clip, width=width, height=height, keep=True)
@@ -118,24 +133,38 @@ class _FrameFilter:
     Thread safety: For any thread; frames of several threads overlap.
     """
 
-    def __init__(self, session: Session, frame_alpha: FrameAlpha, format_id: int) -> None:
+    def __init__(self, session: Session, frame_alpha: FrameAlpha, clip_format: Any) -> None:
         self.session, self.frame_alpha = session, frame_alpha
-        self._dtype = np.uint8 if format_id == vs.RGB24 else np.float32  # floats are neither rounded nor clamped
+        self._planes = range(clip_format.num_planes)
+        self._is_integer = clip_format.sample_type == vs.INTEGER
+        self._white = (1 << clip_format.bits_per_sample) - 1
         self._lock = threading.Lock()
 
     def __call__(self, n: int, f: list[Any]) -> Any:
         source, target = f[0], f[1].copy()
         with self._lock:  # an alpha that moves has a time of its own
             coefficients = self.frame_alpha.at(n)
-        frame = np.stack([np.asarray(source[plane], self._dtype) for plane in range(3)], axis=-1)
-        rendered = self.session.render(frame, alpha=coefficients)
-        for plane in range(3):
-            np.asarray(target[plane])[:] = rendered.output[..., plane]
+        rendered = self.session.render(self._to_frame(source), alpha=coefficients)
+        for plane in self._planes:
+            self._write_plane(rendered.output[..., plane], np.asarray(target[plane]))
         for name, value in source.props.items():
             target.props[name] = value
         target.props["dni_alpha"] = list(coefficients.values)
         target.props["dni_generation"] = rendered.generation
         return target
+
+    def _to_frame(self, source: Any) -> NDArray[Any]:
+        """Returns (H, W, 3): integers of 8 and 16 bits as they are, everything else as float32; gray three times."""
+        planes = [np.asarray(source[plane]) for plane in self._planes]
+        frame = np.stack(planes * (3 // len(planes)), axis=-1)
+        if not self._is_integer:
+            return frame.astype(np.float32, copy=False)
+        return frame if self._white in (0xFF, 0xFFFF) else frame.astype(np.float32) / np.float32(self._white)
+
+    def _write_plane(self, output: NDArray[Any], target: NDArray[Any]) -> None:
+        if self._is_integer and output.dtype == np.float32:
+            output = np.clip(np.rint(output * np.float32(self._white)), 0, self._white)
+        target[:] = output
 
 
 def _check_clip(clip: Any) -> None:
@@ -143,12 +172,24 @@ def _check_clip(clip: Any) -> None:
         raise UsageError(f"dni takes a video clip; got {type(clip).__name__}.")
     if clip.format is None or not clip.width or not clip.height:
         raise UsageError("The clip changes its format or size; convert it to one with core.resize before dni.")
-    if clip.format.id not in (vs.RGB24, vs.RGBS):
-        matrix = ', matrix_in_s="709"' if clip.format.color_family == vs.YUV else ""
+    if clip.format.color_family not in (vs.RGB, vs.GRAY) or clip.format.bits_per_sample > (
+        16 if clip.format.sample_type == vs.INTEGER else 32
+    ):
+        matrix = f', matrix_in_s="{_find_matrix(clip)}"' if clip.format.color_family == vs.YUV else ""
         raise UsageError(
-            f"The clip is {clip.format.name}, and dni takes RGB24 or RGBS; "
+            f"The clip is {clip.format.name}, and dni takes RGB; "
             f"convert it first: core.resize.Bicubic(clip, format=vs.RGBS{matrix})."
         )
+
+
+def _find_matrix(clip: Any) -> str:
+    """Returns the matrix of a YUV clip as core.resize calls it: that of its first frame, or by the rule of players."""
+    try:
+        with clip.get_frame(0) as frame:
+            number = int(frame.props.get("_Matrix", vs.MATRIX_UNSPECIFIED))
+    except vs.Error:
+        number = int(vs.MATRIX_UNSPECIFIED)
+    return MATRIX_NAMES.get(number) or ("709" if clip.height >= MIN_BT709_HEIGHT_PX else "170m")
 
 
 def _log_message(sentence: str) -> None:

@@ -22,12 +22,12 @@ from benchmarks.samples import ROOT, write_compact_bundle, write_identity_bundle
 from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.api.video import video
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.imaging.frames import Frame
+from dni_deploy.imaging.frames import AnyFrame
 from dni_deploy.imaging.rendered import RenderedFrame
 from dni_deploy.utils.atomic_write import write_file_atomically
 from dni_deploy.utils.hardware import count_cores, cpu_name
 from dni_deploy.video_io.encoder import EncoderOptions, OutputFormat
-from dni_deploy.video_io.mux import check_output_streams, find_muxer, mux_segments
+from dni_deploy.video_io.mux import mux_segments, plan_output
 from dni_deploy.video_io.pipeline import make_completed_future
 from dni_deploy.video_io.resume import open_job
 from dni_deploy.video_io.transcode import TranscodeSettings, transcode_segments
@@ -44,7 +44,7 @@ def transcode(source: Path, output: Path) -> None:
     with av.open(str(source)) as read, av.open(str(output), "w") as write:
         input_stream = read.streams.video[0]
         input_stream.thread_type = "AUTO"
-        output_stream = write.add_stream("libx264", rate=input_stream.average_rate, options=ENCODER_OPTIONS.options)
+        output_stream = write.add_stream("libx264", rate=input_stream.average_rate, options=ENCODER_OPTIONS.given_options)
         output_stream.width, output_stream.height, output_stream.pix_fmt = input_stream.width, input_stream.height, "yuv420p"
         output_stream.codec_context.time_base = input_stream.time_base
         for frame in read.decode(input_stream):
@@ -57,16 +57,17 @@ def run_identity_pipeline(source: Path, output: Path) -> None:
     """Runs the whole video pipeline with an effect that does nothing."""
     stamp = Coefficients(("a",), (1.0,))
 
-    def process_frame(frame: Frame, seconds: float, number: int) -> Future[RenderedFrame]:
+    def process_frame(frame: AnyFrame, seconds: float, number: int) -> Future[RenderedFrame]:
         return make_completed_future(RenderedFrame(frame, 1, stamp))
 
     video_file = open_video_file(source)
     target = OutputFormat.from_video_file(video_file, 1)
-    settings = TranscodeSettings(ENCODER_OPTIONS, target, check_output_streams(output, video_file, ENCODER_OPTIONS, target))
-    with open_job(output, {}, fresh=True) as job:
+    plan = plan_output(output, video_file, ENCODER_OPTIONS, target)
+    settings = TranscodeSettings(ENCODER_OPTIONS, target, plan.has_global_header)
+    with open_job(output, {}, segment_frames=ENCODER_OPTIONS.segment_frames, fresh=True) as job:
         transcode_segments(video_file, job, process_frame, settings, 1)
         with write_file_atomically(output, force=True) as temporary:
-            mux_segments(temporary, find_muxer(output), job.segments, video_file, ENCODER_OPTIONS, target)
+            mux_segments(temporary, plan, job.segments, video_file, ENCODER_OPTIONS, target)
         job.remove()
 
 

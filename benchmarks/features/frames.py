@@ -104,7 +104,7 @@ def run_simplest_script(bundle: Bundle, source: Path, output: Path) -> None:
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     with av.open(str(source)) as read, av.open(str(output), "w") as write:
         stream = read.streams.video[0]
-        encoded = write.add_stream("libx264", rate=stream.average_rate, options=ENCODER_OPTIONS.options)
+        encoded = write.add_stream("libx264", rate=stream.average_rate, options=ENCODER_OPTIONS.given_options)
         encoded.width, encoded.height = stream.width * bundle.signature.scale, stream.height * bundle.signature.scale
         encoded.pix_fmt = "yuv420p"
         for frame in read.decode(stream):

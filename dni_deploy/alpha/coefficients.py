@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Union
@@ -15,6 +16,8 @@ from dni_deploy.errors import CoefficientsError, escape_name
 
 SUM_TOLERANCE = 1e-6
 """How far the sum may be from 1: decimal fractions such as 0.1 do not add up exactly. Nothing is normalized."""
+
+DECIMAL_COMMA_PATTERN = re.compile(r"0,[0-9]+")
 
 Alpha = Union[float, str, Mapping[str, float], Sequence[float], "Coefficients"]
 """What a user may pass: the first member's share (two members), one number per member, or shares by name."""
@@ -82,7 +85,12 @@ class Coefficients:
                 )
         else:
             values = _expand_single_number(_parse_number(form), names)
-        _validate_coefficients(values, names, extrapolate)
+        try:
+            _validate_coefficients(values, names, extrapolate)
+        except CoefficientsError as error:
+            if isinstance(alpha, str) and DECIMAL_COMMA_PATTERN.fullmatch(alpha.strip()):
+                raise CoefficientsError(f"{error} A decimal fraction has a point: {alpha.strip().replace(',', '.')}") from None
+            raise
         return cls(names, tuple(float(value) for value in values))
 
     @classmethod

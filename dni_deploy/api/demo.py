@@ -9,7 +9,6 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from dni_deploy.api.calibrate import calibrate
@@ -20,12 +19,10 @@ from dni_deploy.errors import InputError, UsageError, escape_name
 from dni_deploy.imaging.frames import Frame, from_network, to_network
 from dni_deploy.imaging.image_file import ImageFile, read_image, write_image
 from dni_deploy.imaging.metrics.psnr import psnr
+from dni_deploy.imaging.noise import NOISE_SIGMA, add_noise
 from dni_deploy.reports.sweep import SweepReport
 from dni_deploy.utils.progress import OptionalProgress, report_progress
 from exporters.architectures.registry import find_architecture
-
-NOISE_SIGMA = 40
-"""Sigma of the added noise, of 255. The paper says variance 40; its pictures and DnCNN's convention are sigma."""
 
 ALPHA_COUNT = 21
 """Alpha from 0 to 1 in steps of 0.05, as in section 3.2 of the paper."""
@@ -153,20 +150,6 @@ def demo(output: str | os.PathLike[str] = "dni-demo", force: bool = False, progr
         time.perf_counter() - started,
         tuple(os.fspath(folder / name) for name in OUTPUT_FILES),
     )
-
-
-def add_noise(clean: Frame, seed: int = 0) -> Frame:
-    """Adds Gaussian noise of sigma NOISE_SIGMA to a frame.
-
-    Args:
-        clean: uint8 (H, W, 3).
-        seed: Seed of the noise.
-
-    Returns:
-        A fresh uint8 (H, W, 3), rounded and clipped to 0..255, as an image file has it.
-    """
-    noise = np.random.default_rng(seed).normal(0, NOISE_SIGMA, clean.shape)
-    return np.clip(np.rint(clean + noise), 0, 255).astype(np.uint8)
 
 
 def _run_checkpoint(checkpoint: Checkpoint, frame: Frame) -> Frame:

@@ -23,9 +23,9 @@ from dni_deploy.session.session import Session, open_session
 from dni_deploy.utils.optional_packages import import_optional
 from dni_deploy.video_io.pipe import OutputClosedError, ReadableFile, WritableFile, check_output_open, write_whole
 from dni_deploy.video_io.pipeline import PipelineLimits, run_pipeline
-from dni_deploy.video_io.raw_formats import RawFrame, RawVideoFormat, Rgb24Format, parse_rate
+from dni_deploy.video_io.raw_formats import PIXEL_LAYOUTS, PackedFormat, RawFrame, RawVideoFormat, parse_rate
 
-RAW_FORMATS = ("y4m", "rgb24")
+RAW_FORMATS = ("y4m", *PIXEL_LAYOUTS)
 
 PIPE_LIMITS = PipelineLimits(max_read=2, max_processed=2, join_timeout_s=1.0)
 """Frames that are enough for reading, rendering and writing to overlap. Each frame more is one frame more between a live alpha
@@ -93,10 +93,10 @@ def filter(
         bundle_path: The bundle or its path.
         source: A binary file, best unbuffered; it stays open.
         sink: A binary file, best unbuffered; it stays open. Nothing but video is written to it.
-        format: "y4m": 8 bits, 4:2:0, 4:2:2, 4:4:4 and mono; the header's tokens are kept, and a scale factor changes W and
-            H. "rgb24": bare frames of `size`.
-        size: "WIDTHxHEIGHT" of rgb24 frames.
-        fps: "25" or "30000/1001": for rgb24, and for a y4m header without a rate.
+        format: "y4m": 8 to 16 bits, 4:2:0, 4:2:2, 4:4:4 and mono; the header's tokens are kept, and a scale factor changes W
+            and H. One of PIXEL_LAYOUTS: bare frames of `size`; transparency is passed through unchanged.
+        size: "WIDTHxHEIGHT" of bare frames.
+        fps: "25" or "30000/1001": for bare frames, and for a y4m header without a rate.
         matrix: "709", "601", or "auto": y4m does not say, so from 720 lines on BT.709, below BT.601, for input and output
             alike.
         alpha: An alpha; a timeline or a curve as text; a file of keyframes, or a log to replay; an AlphaSource; None: the
@@ -151,21 +151,21 @@ def filter(
 def _check_options(format: str, size: str | None, matrix: str, rate: Fraction | None) -> None:
     if format not in RAW_FORMATS:
         raise UsageError(f"There is no format {escape_name(format, 40)!r}; there are {', '.join(RAW_FORMATS)}.")
-    if format == "rgb24" and size is None:
-        raise UsageError("rgb24 is bare pixels; give their --size, such as 640x360.")
+    if format != "y4m" and size is None:
+        raise UsageError(f"{format} is bare pixels; give their --size, such as 640x360.")
     if format == "y4m" and size is not None:
         raise UsageError("y4m says its own size; leave --size out.")
     if matrix not in ("auto", "709", "601"):
         raise UsageError(f"There is no matrix {escape_name(matrix, 40)!r}; there are auto, 709, 601.")
-    if format == "rgb24" and matrix != "auto":
-        raise UsageError("rgb24 has no color matrix; leave --matrix out.")
+    if format != "y4m" and matrix != "auto":
+        raise UsageError(f"{format} has no color matrix; leave --matrix out.")
 
 
 def _make_raw_format(
     format: str, source: ReadableFile, scale: int, size: str | None, rate: Fraction | None, matrix: str, stamp: bool
 ) -> RawVideoFormat:
-    if format == "rgb24":
-        return Rgb24Format(source, scale, size or "", fps=rate)
+    if format != "y4m":
+        return PackedFormat(source, scale, size or "", format, fps=rate)
     lane: RawVideoFormat = import_optional("dni_deploy.video_io.y4m").Y4mFormat(
         source, scale, matrix=matrix, fps=rate, stamp=stamp
     )

@@ -32,7 +32,7 @@ from dni_deploy.errors import (
     UsageError,
     escape_name,
 )
-from dni_deploy.imaging.frames import Frame, check_signature
+from dni_deploy.imaging.frames import AnyFrame, check_signature
 from dni_deploy.imaging.rendered import RenderedFrame
 from dni_deploy.session.options import SessionOptions
 from dni_deploy.session.session import Session, open_session
@@ -41,13 +41,14 @@ from dni_deploy.spatial.alpha_map import AlphaMapOptions
 from dni_deploy.spatial.video import SpatialVideoSettings
 from dni_deploy.utils.atomic_write import write_file_atomically
 from dni_deploy.utils.progress import OptionalProgress, report_progress
-from dni_deploy.video_io.encoder import EncoderOptions, OutputFormat, pad_size_to_even
-from dni_deploy.video_io.mux import ATTACHMENT_MUXER, check_output_streams, find_muxer, mux_segments
+from dni_deploy.video_io.encoder import EncoderOptions, OutputFormat, choose_output_format, keeps_encoder_header
+from dni_deploy.video_io.mux import JoinError, find_muxer, mux_segments, plan_output
+from dni_deploy.video_io.output_notes import describe_output_format
 from dni_deploy.video_io.pipeline import make_completed_future
 from dni_deploy.video_io.reader import DroppedFrames
 from dni_deploy.video_io.resume import VideoJob, fingerprint_file, has_started_log, open_job
 from dni_deploy.video_io.transcode import FrameFunction, JobFolderError, TranscodeSettings, transcode_segments
-from dni_deploy.video_io.video_file import VideoFile, open_video_file
+from dni_deploy.video_io.video_file import InputOptions, VideoFile, open_video_file
 
 LIVE_ALPHA_DIGEST = "live"
 
@@ -98,7 +99,7 @@ def video(
     tile: int | None = None,
     overlap: int | None = None,
     encoder: EncoderOptions | None = None,
-    hwaccel: str | None = None,
+    input_options: InputOptions | None = None,
     fresh: bool = False,
     alpha_log: str | os.PathLike[str] | None = None,
     force: bool = False,
@@ -119,7 +120,7 @@ def video(
         tile: Side of the tiles in input pixels; None: no tiles.
         overlap: Number of input pixels that tiles share; None: the network's radius.
         encoder: How the output is encoded, and how many frames a segment has.
-        hwaccel: The hardware that decodes, such as "cuda".
+        input_options: How the video is read, and which of its streams are kept.
         fresh: Start again. Otherwise a run that was stopped, which leaves its complete segments in the folder
             OUTPUT.dni-part, resumes after the last one, and writes the same bytes as a run that was never stopped.
         alpha_log: A file to write each frame's time, generation and alpha to.
@@ -144,9 +145,10 @@ def video(
     video_path, output_path = Path(source_path), Path(output)
     log_path = None if alpha_log is None else Path(alpha_log)
     _check_outputs([video_path] if map_options is None else [video_path, Path(map_options.mask)], output_path, log_path, force)
-    muxer = find_muxer(output_path)
+    find_muxer(output_path)
     encoder, options = encoder or EncoderOptions(), options or SessionOptions()
-    source = open_video_file(video_path, hwaccel)
+    input_options = input_options or InputOptions()
+    source = open_video_file(video_path, input_options)
     bundle = Bundle.ensure_open(bundle_path)
     check_signature(bundle.signature)
     scale = bundle.signature.scale
@@ -162,9 +164,12 @@ def video(
     alphas = as_alpha_source(alpha) if map_settings is None else map_settings.black_source
     controls = open_control_sources(options.controls, bundle.signature.controls, fps=float(source.frame_rate))
     session_options = replace(options, controls={name: control.at(0.0, 0) for name, control in controls.items()})
-    output_format = OutputFormat.from_video_file(source, scale)
-    has_global_header = check_output_streams(output_path, source, encoder, output_format)
-    settings = TranscodeSettings(encoder, output_format, has_global_header, hwaccel)
+    output_format = choose_output_format(encoder, source, scale, global_header=keeps_encoder_header(find_muxer(output_path)))
+    if source.copied_streams:
+        report_progress(progress, 0, source.frame_count, "checking the other streams")
+    source = source.with_time_jumps()
+    plan = plan_output(output_path, source, encoder, output_format)
+    settings = TranscodeSettings(encoder, output_format, plan.has_global_header, input_options)
     with open_session(bundle, session_options, alpha=alphas.at(0.0, 0)) as session:
         description: dict[str, Any] = {
             "film": fingerprint_file(video_path),
@@ -172,10 +177,13 @@ def video(
             "alpha": _digest_alpha_source(alphas),
             "engine": [session.engine.name, options.precision],
             "tiles": [tile, overlap],
-            "encoder": encoder.to_json(),
-            "hardware decoder": hwaccel,
+            "encoder": {**encoder.to_json(), "pixel format": output_format.pixel_format},
+            "hardware decoder": input_options.hwaccel,
             "segment": encoder.segment_frames,
-            "container": muxer,
+            "container": plan.muxer,
+            "video stream": source.stream_index,
+            "deinterlace": input_options.deinterlace,
+            "part": str(source.part),
             "versions": {"dni-deploy": __version__, "PyAV": av.__version__},
         }
         if controls:
@@ -193,7 +201,10 @@ def video(
             else map_settings.make_frame_function(session, tile, overlap)
         )
         process_frame = move_controls(process_frame, session, controls)
-        with open_job(output_path, description, fresh=fresh or live) as job, _remove_job_on_failure(job):
+        with (
+            open_job(output_path, description, segment_frames=encoder.segment_frames, fresh=fresh or live) as job,
+            _remove_job_on_failure(job),
+        ):
             dropped_frames = transcode_segments(source, job, process_frame, settings, scale, progress)
             if not job.segments:
                 raise InputError(f"{escape_name(video_path)} holds no frame that can be decoded. Nothing was written.")
@@ -201,9 +212,9 @@ def video(
             if log_path is not None:
                 logged = has_started_log(output_path)
                 job.mark_log_started()
-                _write_log(log_path, job, bundle, force or logged)
+                _write_log(log_path, job, bundle, source.first_number, force or logged)
             with write_file_atomically(output_path, force=force) as temporary:
-                mux_segments(temporary, muxer, job.segments, source, encoder, output_format)
+                mux_segments(temporary, plan, job.segments, source, encoder, output_format)
             job.remove()
         report = VideoReport(
             source=os.fspath(video_path),
@@ -216,7 +227,12 @@ def video(
             engine_reason=session.engine_reason,
             codec=encoder.codec,
             seconds=time.perf_counter() - started,
-            notes=(*source.notes, *_describe_adjustments(source, scale, output_format, dropped_frames, muxer)),
+            notes=(
+                *source.notes,
+                *plan.notes,
+                *_describe_adjustments(source, scale, output_format, dropped_frames, job),
+                *_describe_fields(source, dropped_frames, input_options),
+            ),
         )
     if dropped_frames:
         raise PartialResultError(_describe_losses(video_path, output_path, report.frames, dropped_frames))
@@ -228,7 +244,7 @@ def make_frame_function(
 ) -> FrameFunction:
     """Makes the function that sets each frame's alpha and begins to render the frame, in tiles if `tile` is given."""
 
-    def process_frame(frame: Frame, seconds: float, number: int) -> Future[RenderedFrame]:
+    def process_frame(frame: AnyFrame, seconds: float, number: int) -> Future[RenderedFrame]:
         session.alpha = alphas.at(seconds, number)
         if tile is None:
             return session.submit(frame)
@@ -266,10 +282,10 @@ def _check_outputs(input_paths: Sequence[Path], output_path: Path, log_path: Pat
         raise UsageError(f"{escape_name(log_path)} cannot be the film and its alpha log. Nothing was written.")
 
 
-def _write_log(path: Path, job: VideoJob, bundle: Bundle, force: bool) -> None:
+def _write_log(path: Path, job: VideoJob, bundle: Bundle, first_number: int, force: bool) -> None:
     with write_file_atomically(path, force=force) as temporary, AlphaLog(temporary, bundle.members, bundle.digest) as log:
         for segment in job.segments:
-            for number, row in enumerate(segment.read_footer().alphas, segment.first_frame):
+            for number, row in enumerate(segment.read_footer().alphas, first_number + segment.first_frame):
                 log.write(number, row.seconds, row.generation, Coefficients(bundle.members, row.coefficients))
 
 
@@ -294,7 +310,7 @@ def _remove_job_on_failure(job: VideoJob) -> Iterator[None]:
     """Remove the job where going on with it would fail again; what a stop, a full disk or a device broke off stays."""
     try:
         yield
-    except (LimitError, UnavailableError, EngineError, JobFolderError, OSError):
+    except (LimitError, UnavailableError, EngineError, JobFolderError, JoinError, OSError):
         if not job.segments:
             job.remove()
         raise
@@ -308,20 +324,28 @@ def _remove_job_on_failure(job: VideoJob) -> Iterator[None]:
 
 
 def _describe_adjustments(
-    source: VideoFile, scale: int, target: OutputFormat, losses: DroppedFrames, container: str
+    source: VideoFile, scale: int, target: OutputFormat, losses: DroppedFrames, job: VideoJob
 ) -> Iterator[str]:
-    size = (source.width * scale, source.height * scale)
-    if pad_size_to_even(*size) != size:
-        yield f"{size[0]}x{size[1]} is odd: the last {_format_odd_sides(size)} repeated once, so that 4:2:0 can hold it"
-    if source.attachment_count and container != ATTACHMENT_MUXER:
-        yield f"{source.attachment_count} attached files are left out: {container} has no place for them, .mkv has"
+    yield from describe_output_format(source, scale, target)
+    if job.damaged_segments:
+        yield f"{job.damaged_segments} segments of the stopped run were damaged and were made again"
     if losses.adjusted_timestamps:
         yield f"{losses.adjusted_timestamps} timestamps were absent or not later than the one before, and were set after it"
 
 
-def _format_odd_sides(size: tuple[int, int]) -> str:
-    odd = [word for side, word in zip(size, ("column", "row"), strict=True) if side % 2]
-    return " and the last ".join(odd) + (" are" if len(odd) > 1 else " is")
+def _describe_fields(source: VideoFile, found: DroppedFrames, options: InputOptions) -> Iterator[str]:
+    """Says what became of interlaced frames, and of film frames that are shown for two and three fields in turns."""
+    if options.deinterlace and not source.is_interlaced:
+        yield "not marked as interlaced: all frames were deinterlaced, the top field first"
+    elif options.deinterlace:
+        yield f"{found.interlaced} interlaced frames were deinterlaced, each to one frame"
+    elif found.interlaced:
+        yield (
+            f"{found.interlaced} frames are interlaced: both fields were processed together, and written as progressive; "
+            "--deinterlace makes whole frames of them first"
+        )
+    if found.pulldown:
+        yield f"soft telecine: {found.pulldown} frames are marked to be shown for three fields; each was written once, at its time"
 
 
 def _describe_losses(source_path: Path, output_path: Path, frames: int, losses: DroppedFrames) -> str:

@@ -25,12 +25,13 @@ from dni_deploy.utils.optional_packages import import_optional
 @options.bundle
 @click.option(
     "--format",
-    type=click.Choice(["y4m", "rgb24"]),
+    type=click.Choice(["y4m", "rgb24", "bgr24", "rgba", "bgra", "gray", "rgb48", "gray16"]),
     default="y4m",
     show_default=True,
-    help="Format of stdin and stdout: y4m with 8 bits (4:2:0, 4:2:2, 4:4:4, mono), or bare RGB frames of --size.",
+    help="Format of stdin and stdout: y4m with 8 to 16 bits (4:2:0, 4:2:2, 4:4:4, mono), or bare frames of --size; those of "
+    "16 bits are little-endian.",
 )
-@click.option("--size", metavar="WxH", help="Size of rgb24 frames in pixels, such as 640x360.")
+@click.option("--size", metavar="WxH", help="Size of bare frames in pixels, such as 640x360.")
 @click.option("--fps", metavar="N", help="Frames per second, 25 or 30000/1001, if the stream does not say.")
 @click.option(
     "--matrix",
@@ -46,15 +47,14 @@ from dni_deploy.utils.optional_packages import import_optional
 )
 @click.option(
     "--osc",
-    type=click.IntRange(0, 65535),
-    metavar="PORT",
-    help="Set alpha live by OSC on this UDP port of loopback; 0: any free port.",
+    metavar="[HOST:]PORT",
+    help="Set alpha live by OSC on this UDP port of loopback, or of HOST; 0: any free port.",
 )
+@options.osc_map
 @click.option(
     "--http",
-    type=click.IntRange(0, 65535),
-    metavar="PORT",
-    help="Set alpha live by HTTP on this TCP port of loopback; 0: any free port.",
+    metavar="[HOST:]PORT",
+    help="Set alpha live by HTTP on this TCP port of loopback, or of HOST; 0: any free port.",
 )
 @click.option(
     "--token",

@@ -25,7 +25,9 @@ OPTION_OBJECTS = {
     "session_options": ("dni_deploy.session.options", "SessionOptions"),
     "listeners": ("dni_deploy.control.open_listeners", "ListenerOptions"),
     "calibration": ("dni_deploy.api.build", "CalibrationOptions"),
+    "preview": ("dni_deploy.api.serve", "PreviewOptions"),
     "encoder": ("dni_deploy.video_io.encoder", "EncoderOptions"),
+    "input_options": ("dni_deploy.video_io.video_file", "InputOptions"),
 }
 """Parameter of a command -> module and class of the library that holds the command line's values for its fields."""
 
@@ -312,6 +314,13 @@ key = click.option(
     "--key",
     metavar="ENTRY",
     help="Entry to read in each file that holds several networks, such as params_ema or generator; PATH#ENTRY for one file.",
+)
+osc_map = click.option(
+    "--osc-map",
+    multiple=True,
+    metavar="ADDRESS=TARGET",
+    help="What an OSC address of another program sets: alpha, alpha:MEMBER, shares, plane, x or y, and the range of its "
+    "numbers if it is not 0..1, such as /1/fader1=alpha:gan[0..127]. Repeatable.",
 )
 force = click.option("--force", is_flag=True, help="Replace an output that exists.")
 tile = click.option(

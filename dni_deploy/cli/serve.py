@@ -36,7 +36,7 @@ def _as_stdin(ctx: click.Context, param: click.Parameter, is_set: bool) -> IO[st
 @options.bundle
 @click.argument("source", required=False, type=options.PATH_TYPE)
 @click.option(
-    "--host", default="127.0.0.1", show_default=True, help="The address to listen on; any but loopback needs --token."
+    "--host", default="localhost", show_default=True, help="The address to listen on; any but loopback needs --token."
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="The TCP port; 0: any free port.")
 @click.option(
@@ -46,7 +46,8 @@ def _as_stdin(ctx: click.Context, param: click.Parameter, is_set: bool) -> IO[st
 )
 @click.option("--plane", type=options.PATH_TYPE, help="A JSON file with the members' positions in the control plane.")
 @click.option("--slew", type=float, help="Limit of the change of a share, per second.  [default: none]")
-@click.option("--osc", type=click.IntRange(1, 65535), help="Set alpha by OSC on this UDP port, too.")
+@click.option("--osc", metavar="[HOST:]PORT", help="Set alpha by OSC on this UDP port of loopback, or of HOST, too.")
+@options.osc_map
 @click.option("--midi", metavar="CONTROLLER[@PORT]", help="Set alpha by MIDI, too: 1, 1@PORT, or 20=psnr,21=gan.")
 @click.option("--lines", is_flag=True, callback=_as_stdin, help="Set alpha by lines on stdin, too, such as gan=0.7.")
 @click.option("--camera", type=click.IntRange(0, 63), help="Number of the camera to show instead of a file, from 0.")
@@ -64,9 +65,15 @@ def _as_stdin(ctx: click.Context, param: click.Parameter, is_set: bool) -> IO[st
 @click.option(
     "--token", help="A secret of your own for the address, such as for OBS; better set as DNI_SERVE_TOKEN.  [default: random]"
 )
+@click.option(
+    "--alpha-log",
+    type=options.PATH_TYPE,
+    help="Write alpha and generation of every frame that is shown to this file; --alpha of `video` can replay it.",
+)
 @click.option("--open/--no-open", "open_page", default=None, help="Open the page in the browser.  [default: on a desktop]")
 @options.session_options
 @options.group_rule_options
+@options.force
 def command(
     command_output: CommandOutput,
     bundle: Path,
@@ -76,11 +83,11 @@ def command(
     alpha: str | None,
     listeners: Any,
     camera: int | None,
-    size: str,
-    quality: int,
-    fps: float,
+    preview: Any,
     token: str | None,
     open_page: bool | None,
+    alpha_log: Path | None,
+    force: bool,
     session_options: Any,
 ) -> None:
     """Show a video, an image or a camera live in the browser, with a slider.
@@ -96,6 +103,8 @@ def command(
         if not command_output.print_result("serve", serving.to_json()):
             click.echo(serving.url)
             if not command_output.quiet:
+                for sentence in serving.notes:
+                    click.echo(f"dni-deploy: {sentence}", err=True)
                 alpha = options.format_coefficients(serving.alpha)
                 engine = options.format_engine(serving.engine, serving.engine_reason)
                 click.echo(f"{serving.source}; {alpha}; {engine}. Ctrl-C ends it.", err=True)
@@ -112,10 +121,10 @@ def command(
         alpha=alpha,
         listeners=listeners,
         camera=camera,
-        size=size,
-        quality=quality,
-        fps=fps,
+        preview=preview,
         token=token,
+        alpha_log=alpha_log,
+        force=force,
         options=session_options,
         on_started=on_started,
     )

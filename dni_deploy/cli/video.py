@@ -9,7 +9,32 @@ import click
 
 from dni_deploy.cli import options
 from dni_deploy.cli.output import CommandOutput, format_seconds, print_summary
+from dni_deploy.errors import UsageError, escape_name
 from dni_deploy.utils.optional_packages import import_optional
+
+
+def parse_encoder_options(ctx: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
+    """Parses KEY=VALUE; later ones win.
+
+    Raises:
+        UsageError: A text has no key or no value.
+    """
+    chosen = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not key or not equals or not value:
+            raise UsageError(f"--encoder-option {escape_name(text)} is not KEY=VALUE, such as tune=film.")
+        chosen[key] = value
+    return chosen
+
+
+def _parse_streams(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    entries = [entry.strip() for entry in text.split(",")]
+    if not all(entry.isdecimal() for entry in entries):
+        raise UsageError(f"--streams {escape_name(text)} is no list of indices, such as 0,1,3.")
+    return tuple(int(entry) for entry in entries)
 
 
 @options.command(
@@ -19,6 +44,9 @@ from dni_deploy.utils.optional_packages import import_optional
     dni-deploy video sr.dni in.mkv -o out.mkv --alpha "0:gan=0, 2.5s:gan=1, 4s:gan=0.3"
     dni-deploy video sr.dni in.mp4 -o out.mp4 --alpha 0.2 --alpha-map matte.mp4 --alpha-map-to 0.9
     dni-deploy video sr.dni in.mp4 -o out.mp4 --alpha show.json --crf 20 --preset medium --alpha-log played.jsonl
+    dni-deploy video sr.dni in.mp4 -o try.mp4 --alpha 0.35 --preview 2s@1:23
+    dni-deploy video sr.dni in.mov -o out.mov --alpha 0.35 --codec prores_ks
+    dni-deploy video sr.dni in.mp4 -o out.mp4 --alpha 0.35 --codec libx265 --pix-fmt yuv420p10le --encoder-option tune=grain
     """,
 )
 @options.bundle
@@ -43,7 +71,38 @@ from dni_deploy.utils.optional_packages import import_optional
     "--crf", type=click.IntRange(0, 63), help="Quality of the encoder, lower is better.  [default: 18 for libx264 and libx265]"
 )
 @click.option("--preset", metavar="NAME", help="Speed preset of the encoder.  [default: veryfast for libx264 and libx265]")
+@click.option(
+    "--pix-fmt",
+    "pixel_format",
+    metavar="FORMAT",
+    help="Pixel format of the output, by FFmpeg's name, such as yuv420p10le.  [default: the encoder's nearest to the source's]",
+)
+@click.option(
+    "--encoder-option",
+    "encoder_options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    callback=parse_encoder_options,
+    help="An option of the encoder by FFmpeg's name, such as tune=film or b=8M; tag=hvc1 names the codec in the file. Repeatable.",
+)
 @click.option("--hwaccel", metavar="NAME", help="The hardware that decodes, such as cuda.  [default: the CPU]")
+@click.option(
+    "--streams",
+    callback=_parse_streams,
+    metavar="INDICES",
+    help="Streams to keep, such as 0,1,3: sound, subtitles, and the video to process if there are several.  [default: all "
+    "but other videos and data]",
+)
+@click.option(
+    "--drop",
+    multiple=True,
+    metavar="WHAT",
+    help="Leave out audio, subtitles, data, attachments, or the stream of this index. Repeatable.",
+)
+@click.option("--from", "start", metavar="TIME", help="Begin at this time, such as 1:23, 2.5s or 75f (a frame).")
+@click.option("--to", "end", metavar="TIME", help="Stop before this time.")
+@click.option("--preview", metavar="DURATION@TIME", help="Only this much from there on, such as 2s@1:23.")
+@click.option("--deinterlace", is_flag=True, help="Make whole frames of interlaced ones, as many as there were.")
 @click.option(
     "--segment",
     "segment_frames",
@@ -66,7 +125,7 @@ def command(
     tile: int | None,
     overlap: int | None,
     encoder: Any,
-    hwaccel: str | None,
+    input_options: Any,
     resume: bool,
     alpha_log: Path | None,
     force: bool,
@@ -89,7 +148,7 @@ def command(
             tile=tile,
             overlap=overlap,
             encoder=encoder,
-            hwaccel=hwaccel,
+            input_options=input_options,
             fresh=not resume,
             alpha_log=alpha_log,
             force=force,

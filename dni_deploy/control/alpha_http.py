@@ -9,6 +9,7 @@ PUT /alpha   {"alpha": 0.4}                                 two members: the fir
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,7 @@ JSON_CONTENT_TYPE = "application/json"
 HTTP_SOURCE = "HTTP"
 """Who set the alpha, where it came by HTTP."""
 
+DECIMAL_COMMA_PATTERN = re.compile(rb":\s*0,[0-9]+\s*[,}]")
 BODY_MESSAGE = 'The body is an object with one key, such as {"alpha": 0.5}, {"alpha": {"gan": 0.7}} or {"plane": [0.3, 0.7]}.'
 
 
@@ -38,7 +40,8 @@ def set_alpha_from_body(handler: AlphaMessageHandler, body: bytes) -> None:
     except UnicodeDecodeError:
         raise UsageError("The body is not UTF-8 text.") from None
     except UsageError as error:
-        raise UsageError(f"The body cannot be read: {error}") from None
+        advice = " A decimal fraction has a point: 0.4." if DECIMAL_COMMA_PATTERN.search(body) else ""
+        raise UsageError(f"The body cannot be read: {error}{advice}") from None
     if not isinstance(request, dict) or len(request) != 1 or not request.keys() <= {"alpha", "plane"}:
         raise UsageError(BODY_MESSAGE)
     if "plane" in request:

@@ -7,6 +7,7 @@ http://127.0.0.1:9124/alpha
 from __future__ import annotations
 
 import json
+import selectors
 import socket
 import threading
 import time
@@ -17,8 +18,9 @@ from socketserver import TCPServer, ThreadingMixIn
 from typing import Any
 
 from dni_deploy.alpha.plane import ControlPlane
+from dni_deploy.control.address import LOOPBACK, bind_sockets
 from dni_deploy.control.alpha_http import ALPHA_PATH, HTTP_SOURCE, JSON_CONTENT_TYPE, error_to_json, put_alpha, state_to_json
-from dni_deploy.control.listener import AlphaListener, bind_socket
+from dni_deploy.control.listener import AlphaListener
 from dni_deploy.control.message_handler import ReportMessage
 from dni_deploy.control.request_guard import (
     RequestGuard,
@@ -38,6 +40,9 @@ from dni_deploy.errors import UsageError, escape_name
 MAX_DISCARDED_BYTES = 1 << 20
 """Bytes of the body of a refused request that are read."""
 
+POLL_INTERVAL_S = 0.1
+"""Seconds between looks for connections that last too long, and for the end."""
+
 READ_TIMEOUT_S = 5.0
 """Seconds that a client may let the server wait for a byte."""
 
@@ -56,7 +61,7 @@ class HttpAlphaListener(AlphaListener):
         self,
         shared_alpha: SharedAlpha,
         port: int,
-        host: str = "127.0.0.1",
+        host: str = LOOPBACK,
         *,
         token: str | None = None,
         requires_token: bool = True,
@@ -70,7 +75,7 @@ class HttpAlphaListener(AlphaListener):
         Args:
             shared_alpha: What is set.
             port: TCP port; 0 for any that is free.
-            host: Address to listen at.
+            host: Address to listen at, as in ListenAddress.
             token: The secret; None for a random one.
             requires_token: False to let in every program on this machine, whoever started it.
             extra_hosts: Names that the server goes by besides those of loopback and `host`.
@@ -93,25 +98,31 @@ class HttpAlphaListener(AlphaListener):
         self.guard = RequestGuard(self.token, port, extra_hosts=(bracket_host(host), *extra_hosts))
 
     def _open_input(self) -> None:
-        listening_socket = bind_socket(self.host, self.port, socket.SOCK_STREAM, "HTTP")
-        self.port = self.guard.port = listening_socket.getsockname()[1]
-        self._server = _HttpServer(self, listening_socket)
+        sockets = bind_sockets(self.host, self.port, socket.SOCK_STREAM, "HTTP")
+        self.port = self.guard.port = sockets[0].getsockname()[1]
+        self._servers = [_HttpServer(self, opened) for opened in sockets]
 
     def _run(self) -> None:
-        self._server.serve_forever(poll_interval=0.1)
-
-    def _wake_thread(self) -> None:
-        self._server.shutdown()
+        with selectors.DefaultSelector() as selector:
+            for server in self._servers:
+                selector.register(server, selectors.EVENT_READ, server)
+            while not self._stopping.is_set():
+                for key, _ in selector.select(POLL_INTERVAL_S):
+                    key.data.handle_request()
+                for server in self._servers:
+                    server.close_expired(time.monotonic())
 
     def _close_input(self) -> None:
-        self._server.server_close()
-        self._server.close_expired(float("inf"))
+        for server in self._servers:
+            server.server_close()
+            server.close_expired(float("inf"))
 
 
 class _HttpServer(ThreadingMixIn, TCPServer):
     """Runs at most `max_connections` threads, each of which ends by itself."""
 
     daemon_threads = True
+    timeout = 0  # of handle_request: the listener has waited already
 
     def __init__(self, listener: HttpAlphaListener, listening_socket: socket.socket) -> None:
         self.request_queue_size = 4 * listener.limits.max_connections
@@ -146,9 +157,6 @@ class _HttpServer(ThreadingMixIn, TCPServer):
             self._start_times.pop(request, None)
         super().shutdown_request(request)
 
-    def service_actions(self) -> None:
-        self.close_expired(time.monotonic())
-
     def close_expired(self, now: float) -> None:
         """Ends the connections that began more than the limit's time before `now`, however their bytes drip in."""
         with self._lock:
@@ -178,7 +186,10 @@ class _RequestHandler(BaseHTTPRequestHandler):
 
     def _respond(self, answer: Callable[[RequestHead], tuple[int, dict[str, Any]]]) -> None:
         """Checks the request and sends the answer, or the error."""
-        head = RequestHead(self.command, self.path, tuple((name.lower(), value) for name, value in self.headers.items()))
+        headers = tuple((name.lower(), value) for name, value in self.headers.items())
+        is_loopback = is_loopback_host(self.server.listener.host)
+        local_host = None if is_loopback else self.connection.getsockname()[0].removeprefix("::ffff:")
+        head = RequestHead(self.command, self.path, headers, local_host=local_host)
         try:
             self.server.listener.guard.admit(head)
             if self.path != ALPHA_PATH:

@@ -47,6 +47,7 @@ class AlphaMessageHandler:
         self.shared_alpha, self.source, self.plane = shared_alpha, source, plane
         self.accepted_count = self.refused_count = 0
         self.last_refusal = ""
+        self._has_noted_adjustment = False
         self._report = log.warning if report is None else report
         self._lock = threading.Lock()
 
@@ -150,6 +151,17 @@ class AlphaMessageHandler:
             self._report(
                 f"A message by {self.source} was refused, and alpha stayed as it was: {sentence} Others are only counted."
             )
+
+    def note_adjustment(self, sentence: str) -> None:
+        """Reports that a number was changed before it was used; only the first time.
+
+        Args:
+            sentence: What was changed.
+        """
+        with self._lock:
+            is_first, self._has_noted_adjustment = not self._has_noted_adjustment, True
+        if is_first:
+            self._report(f"A message by {self.source} was adjusted: {sentence} Others are, too, without a word.")
 
     def report_refusals(self) -> None:
         """Reports how many messages were refused, where it was more than the one that was reported."""

@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 from typing import IO, Any
 
 from dni_deploy.alpha.plane import ControlPlane
+from dni_deploy.control.address import LOOPBACK, ListenAddress
 from dni_deploy.control.listener import AlphaListener
 from dni_deploy.control.message_handler import ReportMessage
+from dni_deploy.control.request_guard import bracket_host
 from dni_deploy.control.shared_alpha import SharedAlpha
 from dni_deploy.control.stdin import StdinAlphaListener
 from dni_deploy.errors import UsageError, escape_name
@@ -22,8 +24,10 @@ class ListenerOptions:
     """How alpha is set from outside while frames run.
 
     Attributes:
-        osc: UDP port on loopback that takes OSC messages; 0: any free port.
-        http: TCP port on loopback that takes HTTP requests; 0: any free port.
+        osc: UDP port on loopback that takes OSC messages, 0 for any that is free; or an address and a port, as
+            ListenAddress.parse reads them.
+        osc_map: What OSC addresses of other programs stand for, such as "/1/fader1=alpha:gan[0..127]".
+        http: TCP port on loopback that takes HTTP requests, or an address and a port, as `osc`.
         http_token: The secret that HTTP requests carry; None: a random one, which is part of the note on the port.
         requires_http_token: Whether HTTP requests need the token at all.
         midi: MIDI controllers: "1" (a controller), "1@nanoKONTROL" (and a part of the input's name), "20=psnr,21=gan" (one
@@ -33,11 +37,12 @@ class ListenerOptions:
         slew: Limit of the change of a coefficient, in 1/s, of the shared alpha that a command makes; None: at once.
 
     Raises:
-        UsageError: A token without HTTP.
+        UsageError: A token without HTTP, a mapping without OSC, or an address that is none.
     """
 
-    osc: int | None = None
-    http: int | None = None
+    osc: int | str | None = None
+    osc_map: Sequence[str] = ()
+    http: int | str | None = None
     http_token: str | None = None
     requires_http_token: bool = True
     midi: str | None = None
@@ -48,6 +53,13 @@ class ListenerOptions:
     def __post_init__(self) -> None:
         if self.http is None and (self.http_token is not None or not self.requires_http_token):
             raise UsageError("A token is for alpha that is set by HTTP; give --http with it, or leave it out.")
+        if self.osc is None and self.osc_map:
+            raise UsageError("--osc-map is for alpha that is set by OSC; give --osc with it, or leave it out.")
+        if isinstance(self.osc_map, str):
+            raise UsageError("osc_map is a list of mappings; got one text.")
+        for address in (self.osc, self.http):
+            if address is not None:
+                ListenAddress.parse(address)
 
     @property
     def is_live(self) -> bool:
@@ -97,20 +109,32 @@ def open_listeners(
     listeners: list[AlphaListener] = []
     with ExitStack() as stack:
         if options.osc is not None:
-            osc = import_optional("dni_deploy.control.osc").OscAlphaListener(shared_alpha, options.osc, **settings)
+            address = ListenAddress.parse(options.osc)
+            osc = import_optional("dni_deploy.control.osc").OscAlphaListener(
+                shared_alpha, address.port, address.host, mappings=options.osc_map, **settings
+            )
             listeners.append(stack.enter_context(osc))
             note(f"Alpha is set live by OSC on UDP port {osc.port} of this machine.")
+            if not address.is_loopback:
+                note(
+                    f"Warning: OSC has no password. Whoever reaches {escape_name(address.host, 60)} port {osc.port} can set alpha."
+                )
         if options.http is not None:
+            address = ListenAddress.parse(options.http)
             http = import_optional("dni_deploy.control.http").HttpAlphaListener(
                 shared_alpha,
-                options.http,
+                address.port,
+                address.host,
                 token=options.http_token,
                 requires_token=options.requires_http_token,
                 **settings,
             )
             listeners.append(stack.enter_context(http))
             secret = f", with the header Authorization: Bearer {http.token}" if http.token else ""
-            note(f"Alpha is set live by HTTP: PUT http://127.0.0.1:{http.port}/alpha{secret}")
+            host = "127.0.0.1" if address.host in (LOOPBACK, "0.0.0.0", "::") else bracket_host(address.host)
+            note(f"Alpha is set live by HTTP: PUT http://{host}:{http.port}/alpha{secret}")
+            if not address.is_loopback:
+                note("Warning: HTTP is not encrypted. Other machines can reach it, and whoever reads the token can set alpha.")
         if options.midi is not None:
             controls, name = parse_midi_option(options.midi)
             midi = import_optional("dni_deploy.control.midi").MidiAlphaListener(shared_alpha, name, controls, **settings)

@@ -4,6 +4,8 @@
 /dni/alpha/gan 0.7      that member's share; the others keep their proportions
 /dni/shares 0.2 0.3 0.5 one number per member
 /dni/plane 0.3 0.7      a point of the plane
+
+Address patterns are matched with these, and with addresses of other programs that are mapped to them.
 """
 
 from __future__ import annotations
@@ -13,15 +15,24 @@ import selectors
 import socket
 import struct
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import chain
 from typing import NamedTuple
 
 from pythonosc.parsing import osc_types
 
 from dni_deploy.alpha.plane import ControlPlane
-from dni_deploy.control.listener import AlphaListener, bind_socket
+from dni_deploy.control.address import LOOPBACK, bind_sockets
+from dni_deploy.control.listener import AlphaListener
 from dni_deploy.control.message_handler import ReportMessage
+from dni_deploy.control.osc_address import (
+    OscTarget,
+    list_own_addresses,
+    match_addresses,
+    parse_osc_mapping,
+    strip_trailing_slash,
+)
 from dni_deploy.control.shared_alpha import SharedAlpha
 from dni_deploy.errors import UsageError, escape_name
 
@@ -40,6 +51,11 @@ MAX_UNPAUSED_DATAGRAMS = 8
 MAX_SENDERS = 64
 MAX_BUNDLE_AGE_S = 10.0
 """Seconds: a bundle that is older than the sender's newest by less came late; by more, the sender's clock was set."""
+
+MAX_OVERSHOOT = 0.01
+"""How far a number may lie outside 0 to 1, where no range was given: it is then clamped, as rounding of the sender."""
+SHARES_SUM_TOLERANCE = 0.001
+"""How far the sum of shares may be from 1: they are then divided by it. Numbers of 4 digits are off by less, of up to 20 members."""
 
 _READER_BY_TYPE_TAG = {"f": osc_types.get_float, "i": osc_types.get_int, "d": osc_types.get_double, "h": osc_types.get_int64}
 
@@ -96,6 +112,8 @@ def _parse_message(datagram: bytes, seconds: float | None) -> OscMessage:
             raise UsageError("A datagram is not OSC.")
         numbers = []
         for tag in tags[1:]:
+            if tag in "[]":  # an array: its numbers are taken as if they stood alone
+                continue
             if tag not in _READER_BY_TYPE_TAG:
                 raise UsageError(f"{escape_name(address, 80)} takes numbers; got the type {escape_name(tag)!r}.")
             number, offset = _READER_BY_TYPE_TAG[tag](datagram, offset)
@@ -122,8 +140,9 @@ class OscAlphaListener(AlphaListener):
         self,
         shared_alpha: SharedAlpha,
         port: int,
-        host: str = "127.0.0.1",
+        host: str = LOOPBACK,
         *,
+        mappings: Sequence[str] = (),
         plane: ControlPlane | None = None,
         report: ReportMessage | None = None,
     ) -> None:
@@ -132,30 +151,39 @@ class OscAlphaListener(AlphaListener):
         Args:
             shared_alpha: What is set.
             port: UDP port; 0 for any that is free.
-            host: Address to listen at.
+            host: Address to listen at, as in ListenAddress.
+            mappings: What addresses of other programs stand for, as `parse_osc_mapping` reads them.
             plane: What a point means; None refuses points.
             report: As in AlphaMessageHandler.
+
+        Raises:
+            UsageError: A mapping cannot be read.
         """
         super().__init__(shared_alpha, plane=plane, report=report)
         self.host, self.port = host, port
+        parsed = (parse_osc_mapping(mapping, shared_alpha.members) for mapping in mappings)
+        self._targets = {**list_own_addresses(ADDRESS_PREFIX, shared_alpha.members), **dict(parsed)}
+        self._point = [0.5, 0.5]
         self.superseded_count = 0
         self._newest_time_tags: OrderedDict[object, float] = OrderedDict()
 
     def _open_input(self) -> None:
-        self._socket = bind_socket(self.host, self.port, socket.SOCK_DGRAM, "OSC")
-        self._socket.setblocking(False)
-        self.port = self._socket.getsockname()[1]
+        self._sockets = bind_sockets(self.host, self.port, socket.SOCK_DGRAM, "OSC")
+        for opened in self._sockets:
+            opened.setblocking(False)
+        self.port = self._sockets[0].getsockname()[1]
         self._wake_writer, self._wake_reader = socket.socketpair()
 
     def _run(self) -> None:
         with selectors.DefaultSelector() as selector:
-            selector.register(self._socket, selectors.EVENT_READ)
+            for opened in self._sockets:
+                selector.register(opened, selectors.EVENT_READ)
             selector.register(self._wake_reader, selectors.EVENT_READ)
             while not self._stopping.is_set():
                 selector.select()
                 batch: OrderedDict[tuple[object, bytes], bytes] = OrderedDict()
                 count = 0
-                for datagram, sender in self._receive_datagrams():
+                for datagram, sender in chain.from_iterable(map(_receive_datagrams, self._sockets)):
                     count += 1
                     # A bundle may hold anything, so none is superseded.
                     key = (sender, b"%d" % count if datagram.startswith(OSC_BUNDLE_TAG) else datagram.split(b"\0", 1)[0])
@@ -165,15 +193,6 @@ class OscAlphaListener(AlphaListener):
                     self._handle_datagram(datagram, sender)
                 if count > MAX_UNPAUSED_DATAGRAMS:
                     self._stopping.wait(BATCH_PAUSE_S)
-
-    def _receive_datagrams(self) -> Iterator[tuple[bytes, object]]:
-        for _ in range(MAX_DATAGRAMS_PER_BATCH):
-            try:
-                yield self._socket.recvfrom(1 << 16)
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError:  # such as the reply of a port at which nobody listens
-                continue
 
     def _handle_datagram(self, datagram: bytes, sender: object) -> None:
         try:
@@ -200,30 +219,86 @@ class OscAlphaListener(AlphaListener):
         return is_late
 
     def _handle_message(self, message: OscMessage) -> None:
-        address, numbers = message.address, message.numbers
-        if address == ADDRESS_PREFIX + "alpha":
-            self.handler.set_alpha(*self._read_numbers(message, 1))
-        elif address.startswith(ADDRESS_PREFIX + "alpha/"):
-            self.handler.set_coefficient(address[len(ADDRESS_PREFIX) + 6 :], *self._read_numbers(message, 1))
-        elif address == ADDRESS_PREFIX + "shares":
-            self.handler.set_alpha(list(numbers))
-        elif address == ADDRESS_PREFIX + "plane":
-            self.handler.set_point(*self._read_numbers(message, 2))
-        else:
-            raise UsageError(
-                f"There is nothing at {escape_name(address, 80)}; there are /dni/alpha, /dni/shares and /dni/plane."
-            )
+        addresses = match_addresses(message.address, tuple(self._targets))
+        if not addresses:
+            raise UsageError(f"There is nothing at {escape_name(message.address, 80)}; there are {self._list_addresses()}.")
+        targets = [self._targets[address] for address in addresses]
+        if addresses != [strip_trailing_slash(message.address)]:
+            targets = [target for target in targets if self._fits(target, len(message.numbers))]
+            if not targets:
+                raise UsageError(
+                    f"Nothing that {escape_name(message.address, 80)} matches takes {len(message.numbers)} numbers."
+                )
+        for target in targets:
+            self._apply(target, message)
 
-    def _read_numbers(self, message: OscMessage, count: int) -> tuple[float, ...]:
-        if len(message.numbers) != count:
-            raise UsageError(
-                f"{escape_name(message.address, 80)} takes {count} number{'s' * (count > 1)}; got {len(message.numbers)}."
+    def _fits(self, target: OscTarget, count: int) -> bool:
+        """Whether a target that a pattern matches is meant by a message of so many numbers."""
+        if target.kind in ("plane", "x", "y") and self.handler.plane is None:
+            return False
+        members = len(self.handler.shared_alpha.members)
+        return count == (members if target.sets_all(count) else target.argument_count)
+
+    def _apply(self, target: OscTarget, message: OscMessage) -> None:
+        members, count = self.handler.shared_alpha.members, len(message.numbers)
+        sets_all, expected = target.sets_all(count), target.argument_count
+        if not sets_all and count != expected:
+            raise UsageError(f"{escape_name(message.address, 80)} takes {expected} number{'s' * (expected > 1)}; got {count}.")
+        numbers = [self._to_share(number, target, message.address) for number in message.numbers]
+        if sets_all:
+            self.handler.set_alpha(
+                _normalize(numbers, always=target.value_range is not None) if count == len(members) else numbers
             )
-        return message.numbers
+        elif target.kind in ("x", "y"):
+            self._point["xy".index(target.kind)] = numbers[0]
+            self.handler.set_point(*self._point)
+        elif target.kind == "plane":
+            self._point[:] = numbers
+            self.handler.set_point(*numbers)
+        elif target.member is not None:
+            self.handler.set_coefficient(target.member, numbers[0])
+        else:
+            self.handler.set_alpha(numbers[0])
+
+    def _to_share(self, number: float, target: OscTarget, address: str) -> float:
+        """Returns the number from 0 to 1 that a number of a message stands for; what is far outside is left to be refused."""
+        low, high = target.value_range or (0.0, 1.0)
+        share = (number - low) / (high - low)
+        clamped = min(max(share, 0.0), 1.0)
+        if share == clamped or not math.isfinite(share) or self.handler.shared_alpha.extrapolate:
+            return share
+        if target.value_range is None and abs(share - clamped) > MAX_OVERSHOOT:
+            return share
+        self.handler.note_adjustment(
+            f"{escape_name(address, 80)} was {number:g}, outside {low:g} to {high:g}, and was taken as {clamped * (high - low) + low:g}."
+        )
+        return clamped
+
+    def _list_addresses(self) -> str:
+        own = [f"{ADDRESS_PREFIX}{name}" for name in ("alpha", "shares", "plane")]
+        mapped = [address for address in self._targets if not address.startswith(ADDRESS_PREFIX)]
+        *first, last = [*own, *(escape_name(address, 40) for address in mapped[:8])]
+        return f"{', '.join(first)} and {last}" + ("" if mapped else " (--osc-map maps others)")
 
     def _wake_thread(self) -> None:
         self._wake_writer.send(b"x")
 
     def _close_input(self) -> None:
-        for opened in (self._socket, self._wake_writer, self._wake_reader):
+        for opened in (*self._sockets, self._wake_writer, self._wake_reader):
             opened.close()
+
+
+def _receive_datagrams(listening_socket: socket.socket) -> Iterator[tuple[bytes, object]]:
+    for _ in range(MAX_DATAGRAMS_PER_BATCH):
+        try:
+            yield listening_socket.recvfrom(1 << 16)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:  # such as the reply of a port at which nobody listens
+            continue
+
+
+def _normalize(shares: list[float], *, always: bool) -> list[float]:
+    """Divides shares by their sum, where it is near 1, or `always`; what cannot be divided is left to be refused."""
+    total = math.fsum(shares) if all(map(math.isfinite, shares)) else 0.0
+    return [share / total for share in shares] if total > 0 and (always or abs(total - 1) <= SHARES_SUM_TOLERANCE) else shares

@@ -209,11 +209,18 @@ def check_body_head(
     types = [value.partition(";")[0].strip().lower() for value in head.get_all("content-type")]
     if len(types) != 1 or types[0] not in content_types:
         raise RequestRefusedError(415, f"The Content-Type of the body has to be {' or '.join(content_types)}.")
+    if any(charset not in ("utf-8", "us-ascii") for charset in _get_charsets(head)):
+        raise RequestRefusedError(415, "The charset of the body has to be utf-8.")
     if [value.lower() for value in head.get_all("content-encoding")] not in ([], ["identity"]):
         raise RequestRefusedError(415, "A compressed body is not accepted.")
     if stated and (len(lengths[0]) > 18 or int(lengths[0]) > max_bytes):
         raise body_too_large_error(max_bytes)
     return int(lengths[0]) if stated else None
+
+
+def _get_charsets(head: RequestHead) -> list[str]:
+    parameters = [part.partition("=") for value in head.get_all("content-type") for part in value.split(";")[1:]]
+    return [value.strip().strip('"').lower() for name, _, value in parameters if name.strip().lower() == "charset"]
 
 
 def body_too_large_error(max_bytes: int) -> RequestRefusedError:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dni_deploy.alpha.coefficients import Coefficients
-from dni_deploy.imaging.frames import Frame
 
 
 class RenderedFrame(NamedTuple):
     """An output frame with the weights that made it.
 
     Attributes:
-        output: uint8 (scale * H, scale * W, 3), RGB.
+        output: (scale * H, scale * W, 3) of the input's dtype, RGB.
         generation: Of the weights; grows by one at each change.
         coefficients: Of the weights, one per member.
     """
 
-    output: Frame
+    output: NDArray[Any]
     generation: int
     coefficients: Coefficients
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dni_deploy.errors import EngineError, UsageError
-from dni_deploy.imaging.frames import Frame, check_frame, pad_frame, padded_size
+from dni_deploy.imaging.frames import AnyFrame, check_frame, pad_frame, padded_size
 from dni_deploy.signature import Signature
 
 MAX_EXACT_RADIUS_PX = 64
@@ -54,8 +54,8 @@ def count_tiles(height: int, width: int, signature: Signature, tile: int | None 
 
 
 def run_tiled(
-    render_tiles: Callable[[Iterable[Frame]], Iterable[NDArray[Any]]],
-    frame: Frame,
+    render_tiles: Callable[[Iterable[AnyFrame]], Iterable[NDArray[Any]]],
+    frame: AnyFrame,
     signature: Signature,
     tile: int | None = None,
     overlap: int | None = None,
@@ -68,8 +68,8 @@ def run_tiled(
     shape).
 
     Args:
-        render_tiles: Takes the tiles, uint8 (h, w, 3), and gives their outputs in order, (scale * h, scale * w, C).
-        frame: uint8 (H, W, 3).
+        render_tiles: Takes the tiles, (h, w, 3), and gives their outputs in order, (scale * h, scale * w, C).
+        frame: uint8, uint16 or float32 (H, W, 3).
         signature: Of the network.
         tile: Side in input pixels; 0 for the whole frame at once, None for `default_tile`.
         overlap: In input pixels; None for `default_overlap`.

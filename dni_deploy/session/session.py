@@ -33,7 +33,7 @@ from dni_deploy.blending.variance_guard import VarianceGuard, list_variance_name
 from dni_deploy.blending.weight_groups import WeightGroups
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import CoefficientsError, EngineError, UsageError
-from dni_deploy.imaging.frames import AnyFrame, Frame, check_frame, check_signature, to_pixels
+from dni_deploy.imaging.frames import AnyFrame, check_frame, check_signature, to_pixels
 from dni_deploy.imaging.rendered import RenderedFrame, RenderedPixels
 from dni_deploy.network_controls import ControlValues
 from dni_deploy.session.options import SessionOptions
@@ -354,7 +354,7 @@ class Session:
         requests = ((frame, None) for frame in frames) if alphas is None else zip(frames, alphas, strict=False)
         return self._ring.stream(self.submit(frame, alpha=alpha) for frame, alpha in requests)
 
-    def render_pixels(self, frame: Frame, *, alpha: Alpha | None = None) -> RenderedPixels:
+    def render_pixels(self, frame: AnyFrame, *, alpha: Alpha | None = None) -> RenderedPixels:
         """Renders a frame without rounding, for callers that go on computing with it; takes and raises what `render` does."""
         state = self._check_request(frame, alpha)
         x = to_network(frame, self.signature)

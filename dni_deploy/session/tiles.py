@@ -7,17 +7,17 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from dni_deploy.imaging.frames import Frame
+from dni_deploy.imaging.frames import AnyFrame
 from dni_deploy.imaging.rendered import RenderedFrame
 from dni_deploy.imaging.tiling import run_tiled
 from dni_deploy.session.session import Session
 
 
-def render_tiled(session: Session, frame: Frame, tile: int | None = None, overlap: int | None = None) -> RenderedFrame:
+def render_tiled(session: Session, frame: AnyFrame, tile: int | None = None, overlap: int | None = None) -> RenderedFrame:
     """Renders a frame in tiles where it is larger than one; takes and raises what `run_tiled` and `Session.render` do."""
     rendered: list[RenderedFrame] = []
 
-    def render_tiles(tiles: Iterable[Frame]) -> Iterator[NDArray[Any]]:
+    def render_tiles(tiles: Iterable[AnyFrame]) -> Iterator[NDArray[Any]]:
         for each in session.stream(tiles):
             rendered[:] = [each]
             yield each.output

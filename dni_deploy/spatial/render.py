@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dni_deploy.alpha.coefficients import Alpha, Coefficients
 from dni_deploy.errors import CoefficientsError, EngineError
-from dni_deploy.imaging.frames import Frame, check_frame, pad_frame, round_pixels
+from dni_deploy.imaging.frames import WHITE_LEVELS, AnyFrame, check_frame, pad_frame, round_pixels
 from dni_deploy.session.session import Session
 from dni_deploy.spatial.alpha_map import DEFAULT_LEVELS, AlphaMap, AlphaMapOptions
 from dni_deploy.spatial.plan import MapPlan, plan_map
@@ -27,12 +27,12 @@ class MapRender(NamedTuple):
     """A frame that was rendered with a map.
 
     Attributes:
-        output: uint8 (scale * H, scale * W, 3).
+        output: (scale * H, scale * W, 3) of the frame's dtype.
         levels: The alpha of each level, in the order of the map's values.
         plan: What was computed.
     """
 
-    output: Frame
+    output: NDArray[Any]
     levels: tuple[Coefficients, ...]
     plan: MapPlan
 
@@ -87,7 +87,7 @@ class AlphaMapRange(NamedTuple):
 
 def render_map(
     session: Session,
-    frame: Frame,
+    frame: AnyFrame,
     alpha_map: AlphaMap | NDArray[Any],
     *,
     black: Alpha | None = None,
@@ -103,7 +103,7 @@ def render_map(
 
     Args:
         session: Renders the levels.
-        frame: uint8 (H, W, 3).
+        frame: uint8 or uint16 (H, W, 3).
         alpha_map: Of the frame's size or of the output's; an array as `AlphaMap.of` takes it. An input pixel's value holds for
             all its output pixels.
         black: The alpha where the map is 0; None as in `AlphaMapRange.make_default`.
@@ -127,12 +127,14 @@ def render_map(
     alpha_range = AlphaMapRange.from_options(session, black, white)
     plan = plan_map(parsed_map, frame.shape[0], frame.shape[1], session.signature, levels=levels, tile=tile, overlap=overlap)
     pixels = render_plan(session, frame, plan, alpha_range, progress=progress)
-    return MapRender(round_pixels(pixels), tuple(alpha_range.interpolate(level.fraction) for level in plan.levels), plan)
+    return MapRender(
+        round_pixels(pixels, frame.dtype), tuple(alpha_range.interpolate(level.fraction) for level in plan.levels), plan
+    )
 
 
 def render_plan(
     session: Session,
-    frame: Frame,
+    frame: AnyFrame,
     plan: MapPlan,
     alpha_range: AlphaMapRange,
     *,
@@ -143,7 +145,7 @@ def render_plan(
 
     Args:
         session: Renders the levels.
-        frame: uint8 (H, W, 3), of the plan's size.
+        frame: uint8 or uint16 (H, W, 3), of the plan's size.
         plan: What to compute.
         alpha_range: The alphas at 0 and 1.
         descending: Begin with the highest level. Frames that begin where the one before them ended cost one refit less than
@@ -151,7 +153,7 @@ def render_plan(
         progress: Called before every run of the network.
 
     Returns:
-        float32 (3, scale * H, scale * W) in 0..255, neither rounded nor clamped.
+        float32 (3, scale * H, scale * W) in 0..white of the frame's dtype, neither rounded nor clamped.
 
     Raises:
         EngineError: The engine failed.
@@ -175,9 +177,10 @@ def render_plan(
     return out
 
 
-def measure_map_error(first: NDArray[np.float32], second: NDArray[np.float32]) -> tuple[float, float]:
-    """Measures how far two outputs of `render_plan` differ, clamped to 0..255: the largest and the mean difference."""
-    difference = np.abs(np.clip(first, 0, 255, dtype=np.float64) - np.clip(second, 0, 255, dtype=np.float64))
+def measure_map_error(first: NDArray[np.float32], second: NDArray[np.float32], white: float = 255.0) -> tuple[float, float]:
+    """Measures how far two outputs of `render_plan` differ, clamped to 0..white: the largest and the mean difference, of 255."""
+    clamped = [np.clip(pixels, 0, white, dtype=np.float64) for pixels in (first, second)]
+    difference = np.abs(clamped[0] - clamped[1]) * (255 / white)
     return float(difference.max()), float(difference.mean())
 
 
@@ -225,9 +228,9 @@ class AlphaMapStats:
 
 
 class AlphaMapResult(NamedTuple):
-    """A frame that was rendered with a map, uint8 (scale * H, scale * W, 3), and what it cost."""
+    """A frame that was rendered with a map, (scale * H, scale * W, 3) of its dtype, and what it cost."""
 
-    output: Frame
+    output: NDArray[Any]
     stats: AlphaMapStats
 
 
@@ -250,14 +253,14 @@ class AlphaMapRenderer:
         self._plan_key: tuple[object, ...] = ()
         self._descending = True
 
-    def plan(self, frame: Frame, tile: int | None, overlap: int | None) -> MapPlan:
+    def plan(self, frame: AnyFrame, tile: int | None, overlap: int | None) -> MapPlan:
         """Plans a frame, or returns the last plan where it holds; raises as `plan_map` does."""
         key = (self.alpha_map, frame.shape, tile, overlap)  # maps are equal if they are the same object
         if self._plan is None or key != self._plan_key:
             self._plan, self._plan_key = self._plan_frame(frame, self.options.levels, tile, overlap), key
         return self._plan
 
-    def _plan_frame(self, frame: Frame, levels: int | None, tile: int | None, overlap: int | None) -> MapPlan:
+    def _plan_frame(self, frame: AnyFrame, levels: int | None, tile: int | None, overlap: int | None) -> MapPlan:
         height, width = frame.shape[:2]
         signature, alpha_map = self.session.signature, self.alpha_map
         if self.options.resize_to_fit and not alpha_map.fits(height, width, signature.scale):
@@ -265,12 +268,12 @@ class AlphaMapRenderer:
         return plan_map(alpha_map, height, width, signature, levels=levels, tile=tile, overlap=overlap)
 
     def render(
-        self, frame: Frame, tile: int | None = None, overlap: int | None = None, progress: OptionalProgress = None
+        self, frame: AnyFrame, tile: int | None = None, overlap: int | None = None, progress: OptionalProgress = None
     ) -> AlphaMapResult:
         """Renders a frame.
 
         Args:
-            frame: uint8 (H, W, 3).
+            frame: uint8 or uint16 (H, W, 3).
             tile: As in `plan_map`.
             overlap: As in `plan_map`.
             progress: Called before every run of the network.
@@ -290,8 +293,10 @@ class AlphaMapRenderer:
         elif self.options.measure_error:
             # Halved steps: the levels of the plan stay, or the two could differ by more than either does from the truth.
             finer = self._plan_frame(frame, 2 * (self.options.levels or DEFAULT_LEVELS) - 1, tile, overlap)
-            error_max, error_mean = measure_map_error(pixels, render_plan(self.session, frame, finer, self.alpha_range))
+            error_max, error_mean = measure_map_error(
+                pixels, render_plan(self.session, frame, finer, self.alpha_range), WHITE_LEVELS[frame.dtype]
+            )
         return AlphaMapResult(
-            round_pixels(pixels),
+            round_pixels(pixels, frame.dtype),
             AlphaMapStats(len(plan.levels), plan.tile_count, plan.relative_cost, plan.exact, error_max, error_mean),
         )

@@ -13,7 +13,7 @@ import numpy as np
 
 from dni_deploy.alpha.timeline import AlphaSource
 from dni_deploy.errors import InputError, MismatchError, escape_name
-from dni_deploy.imaging.frames import Frame
+from dni_deploy.imaging.frames import AnyFrame
 from dni_deploy.imaging.image_file import FORMAT_BY_SUFFIX
 from dni_deploy.imaging.rendered import RenderedFrame
 from dni_deploy.session.session import Session
@@ -73,7 +73,7 @@ class AlphaMapVideo:
                 f"The video of alpha maps {escape_name(path)} has {self.video_file.frame_count} frames and the video "
                 f"{video_file.frame_count}; it must have one for each. Nothing was written."
             )
-        self._frames: Iterator[Frame] | None = None
+        self._frames: Iterator[AnyFrame] | None = None
         self._next_number = 0
 
     def read_map(self, number: int) -> AlphaMap:
@@ -84,7 +84,7 @@ class AlphaMapVideo:
         """
         if self._frames is None:
             self._next_number = number
-            self._frames = (decoded.rgb for decoded in VideoReader(self.video_file, skip=number))
+            self._frames = (decoded.rgb for decoded in VideoReader(self.video_file, is_skipped=lambda index: index < number))
         frame = next(islice(self._frames, number - self._next_number, None), None)
         self._next_number = number + 1
         if frame is None:
@@ -94,7 +94,7 @@ class AlphaMapVideo:
             )
         return self._to_alpha_map(frame, number)
 
-    def _to_alpha_map(self, frame: Frame, number: int) -> AlphaMap:
+    def _to_alpha_map(self, frame: AnyFrame, number: int) -> AlphaMap:
         low, high = frame.min(axis=2), frame.max(axis=2)
         if int((high - low).max()) > MAX_GRAY_SPREAD:
             raise InputError(
@@ -174,7 +174,7 @@ class SpatialVideoSettings:
         renderer: AlphaMapRenderer | None = None
         generation = 0
 
-        def process_frame(frame: Frame, seconds: float, number: int) -> Future[RenderedFrame]:
+        def process_frame(frame: AnyFrame, seconds: float, number: int) -> Future[RenderedFrame]:
             nonlocal renderer, generation
             alpha_range = AlphaMapRange.from_options(
                 session, self.black_source.at(seconds, number), self.white_source.at(seconds, number)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -98,8 +99,12 @@ def load_json(text: str, allow_nan: bool = True) -> Any:
         return json.loads(text, object_pairs_hook=_make_unique_dict, parse_constant=float if allow_nan else _refuse_constant)
     except UsageError:
         raise
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise UsageError("it is nested too deeply.") from None
+    except json.JSONDecodeError as error:
         raise UsageError(f"it is not JSON ({escape_name(error)}).") from None
+    except ValueError:  # Python's limit for whole numbers
+        raise UsageError(f"a number has more than {sys.get_int_max_str_digits():,} digits.") from None
 
 
 def _refuse_constant(name: str) -> None:

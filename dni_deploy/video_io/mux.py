@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from heapq import merge
 from itertools import chain, islice, pairwise
@@ -20,9 +22,31 @@ from av.video.stream import VideoStream
 
 from dni_deploy.errors import InputError, LimitError, UnavailableError, UsageError, escape_name
 from dni_deploy.utils.atomic_write import DISK_FULL_ERRNOS
-from dni_deploy.video_io.encoder import Encoder, EncoderOptions, OutputFormat, add_video_stream
+from dni_deploy.video_io.decoder import has_separate_transparency
+from dni_deploy.video_io.encoder import (
+    COMMON_ENCODERS,
+    Encoder,
+    EncoderOptions,
+    OutputFormat,
+    add_video_stream,
+    choose_output_format,
+    keeps_encoder_header,
+)
+from dni_deploy.video_io.matroska import make_packet_with_transparency
 from dni_deploy.video_io.segments import EncodedPacket, Segment
-from dni_deploy.video_io.video_file import VideoFile, open_container
+from dni_deploy.video_io.streams import (
+    StreamCopier,
+    StreamCopy,
+    add_copied_stream,
+    copy_metadata,
+    demux_copied_packets,
+    find_common_start,
+    plan_stream_copy,
+    read_cover,
+)
+from dni_deploy.video_io.timestamps import shift_packet
+from dni_deploy.video_io.video_file import VideoFile, describe_stream, open_container
+from dni_deploy.video_io.video_part import VideoPart
 
 MUXER_BY_SUFFIX = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 """Suffix of the output -> FFmpeg's muxer."""
@@ -43,12 +67,38 @@ def find_muxer(path: Path) -> str:
         ) from None
 
 
-ATTACHMENT_MUXER = "matroska"
-"""The only muxer of them that takes attachments, such as fonts."""
+def list_container_options(muxer: str) -> dict[str, str]:
+    """Lists the options of a muxer: nothing that changes from run to run, and the index of MP4 before the frames."""
+    return {"fflags": "+bitexact", **({"movflags": "+faststart"} if muxer in ("mp4", "mov") else {})}
 
 
-def check_output_streams(path: Path, video_file: VideoFile, settings: EncoderOptions, output_format: OutputFormat) -> bool:
-    """Checks, without writing, that a container of this name takes all streams.
+class JoinError(InputError):
+    """The segments could not be put together. They stay, and the same command goes on with them."""
+
+    kind = "JoinError"
+
+
+@dataclass(frozen=True)
+class OutputPlan:
+    """How the output is put together, tried before the work.
+
+    Attributes:
+        muxer: FFmpeg's muxer.
+        has_global_header: The container keeps the encoder's header.
+        copies: The streams of the source that are copied.
+        start: When the source begins, in seconds; the output begins at 0.
+        notes: What could not be kept as it is, one phrase each.
+    """
+
+    muxer: str
+    has_global_header: bool
+    copies: tuple[StreamCopy, ...]
+    start: Fraction
+    notes: tuple[str, ...]
+
+
+def plan_output(path: Path, video_file: VideoFile, settings: EncoderOptions, output_format: OutputFormat) -> OutputPlan:
+    """Plans the output. All packets of the copied streams go through the muxer once, to nowhere.
 
     Args:
         path: The path of the output.
@@ -56,46 +106,85 @@ def check_output_streams(path: Path, video_file: VideoFile, settings: EncoderOpt
         settings: How the video is encoded.
         output_format: What is encoded.
 
-    Returns:
-        Whether the container keeps the encoder's header.
-
     Raises:
         UsageError: The container cannot hold a stream, or what the encoder makes.
         UnavailableError: The encoder does not work here, or the container cannot be begun.
     """
-    name = find_muxer(path)
-    with open_container(video_file.path) as source, av.open(os.devnull, "w", format=name) as output:
-        has_global_header = bool(output.format.flags & av.format.Flags.global_header.value)
-        Encoder(settings, output_format, global_header=has_global_header)
-        try:
-            add_video_stream(output, settings, output_format)
-        except ValueError as error:
-            raise UsageError(f"A {name} file cannot hold what {escape_name(settings.codec)} encodes; choose .mkv.") from error
-        copies = _add_copied_streams(output, source, video_file, name)
+    muxer = find_muxer(path)
+    has_global_header = keeps_encoder_header(muxer)
+    Encoder(settings, output_format, global_header=has_global_header)
+    if not _can_hold_codec(muxer, settings, output_format):
+        raise UsageError(_format_codec_error(muxer, video_file, settings, output_format))
+    with open_container(video_file.path) as source:
+        streams = [source.streams[index] for index in video_file.copied_streams]
+        covers = {stream.index: read_cover(source, stream) for stream in streams}
+        copies, left_out = [], []
+        for stream in streams:
+            copy = plan_stream_copy(muxer, stream, covers[stream.index])
+            if copy is not None:
+                copies.append(copy)
+            elif stream.type == "attachment" or covers[stream.index] is not None:
+                left_out.append(stream)
+            else:
+                raise UsageError(_format_stream_error(muxer, video_file, stream, settings, output_format))
+        start = find_common_start(source, video_file)
+        notes = list(
+            _describe_changes(path, source, copies, left_out, start, len(video_file.time_jumps.positions), video_file.part)
+        )
+    plan = OutputPlan(muxer, has_global_header, tuple(copies), start, ())
+    return replace(plan, notes=(*notes, *_rehearse(path, plan, video_file, settings, output_format)))
+
+
+def _rehearse(
+    path: Path, plan: OutputPlan, video_file: VideoFile, settings: EncoderOptions, output_format: OutputFormat
+) -> list[str]:
+    """Muxes the copied streams to nowhere, and returns a note on each that has to be changed."""
+    with open_container(video_file.path) as source, _open_null_output(plan.muxer) as output:
+        add_video_stream(output, settings, output_format)
+        targets = _add_copied_streams(output, source, plan)
         try:
             output.start_encoding()
         except (av.error.FFmpegError, ValueError) as error:
-            kinds = ", ".join(sorted({stream.type for stream in copies.values()})) or "none"
+            kinds = "; ".join(describe_stream(source.streams[index]) for index in targets) or "none"
             raise UnavailableError(
-                f"A {name} file could not be begun with {escape_name(settings.codec)} and the other streams of the video "
-                f"({kinds}): {escape_name(getattr(error, 'strerror', error))}. Try .mkv."
+                f"A {plan.muxer} file could not be begun with {escape_name(settings.codec)} and the other streams of the video "
+                f"({kinds}): {escape_name(getattr(error, 'strerror', error))}. Try another container, or leave streams out (--drop)."
             ) from error
-        return has_global_header
+        copiers = _make_copiers(source, targets, plan)
+        for packet in demux_copied_packets(source, video_file, copiers):
+            _mux_packet(output, packet, copiers)
+        for copier in copiers.values():
+            if copier.refused_packets and not copier.muxed_packets:
+                raise UsageError(
+                    _format_stream_error(plan.muxer, video_file, copier.source, settings, output_format, copier.refusal)
+                )
+        return [note for copier in copiers.values() for note in _describe_repairs(path, copier)]
+
+
+@contextmanager
+def _open_null_output(muxer: str) -> Iterator[OutputContainer]:
+    """Opens a muxer that writes to nowhere. Its end may fail, since the video has no packets."""
+    output = av.open(os.devnull, "w", format=muxer)
+    try:
+        yield output
+    finally:
+        with suppress(av.error.FFmpegError):
+            output.close()
 
 
 def mux_segments(
     path: Path,
-    muxer: str,
+    plan: OutputPlan,
     segments: Sequence[Segment],
     video_file: VideoFile,
     settings: EncoderOptions,
     output_format: OutputFormat,
 ) -> None:
-    """Writes the packets of the segments, and the copied streams of the source unchanged.
+    """Writes the packets of the segments, and the copied streams of the source.
 
     Args:
         path: The file to write, under a temporary name.
-        muxer: FFmpeg's muxer.
+        plan: How it is put together.
         segments: The whole segments, in order.
         video_file: The input.
         settings: How the segments were encoded.
@@ -103,54 +192,154 @@ def mux_segments(
 
     Raises:
         LimitError: There is no room.
-        InputError: The source changed or broke meanwhile.
+        JoinError: The source or a segment cannot be read any more, or the container does not take a packet.
     """
     # Nothing that changes from run to run: the same segments give the same bytes.
     with (
-        open_container(video_file.path) as source,
         _raise_readable(path),
-        av.open(str(path.absolute()), "w", format=muxer, container_options={"fflags": "+bitexact"}) as output,
+        open_container(video_file.path) as source,
+        av.open(str(path.absolute()), "w", format=plan.muxer, container_options=list_container_options(plan.muxer)) as output,
     ):
         video = add_video_stream(output, settings, output_format)
         output.metadata.update(source.metadata)
         source_video = source.streams[video_file.stream_index]
-        video.metadata.update(_copy_metadata(source_video))
+        video.metadata.update(copy_metadata(source_video))
+        if has_separate_transparency(settings.codec, output_format.pixel_format):
+            video.metadata["alpha_mode"] = "1"
         video.disposition = source_video.disposition
-        output.set_chapters(source.chapters())
-        copies = _add_copied_streams(output, source, video_file, muxer)
+        chapters = [_shift_chapter(chapter, plan.start, video_file.part) for chapter in source.chapters()]
+        output.set_chapters([chapter for chapter in chapters if chapter["end"] > chapter["start"]])
+        targets = _add_copied_streams(output, source, plan)
         output.start_encoding()
+        copiers = _make_copiers(source, targets, plan)
+        start_ticks = round(plan.start / output_format.time_base)
         for timed in merge(
-            _read_video_packets(segments, video, output_format), _copy_packets(source, copies), key=lambda timed: timed.seconds
+            _read_video_packets(segments, video, output_format, start_ticks),
+            _time_packets(demux_copied_packets(source, video_file, copiers)),
+            key=lambda timed: timed.seconds,
         ):
-            output.mux_one(timed.packet)
+            _mux_packet(output, timed.packet, copiers)
 
 
-def _copy_metadata(stream: Stream) -> dict[str, str]:
-    """Returns the metadata of a stream without what describes the old packets."""
-    stale = ("DURATION", "NUMBER_OF", "BPS", "_STATISTICS", "ENCODER", "encoder", "rotate")
-    return {key: value for key, value in stream.metadata.items() if not key.startswith(stale)}
+def _add_copied_streams(output: OutputContainer, source: InputContainer, plan: OutputPlan) -> dict[int, Stream]:
+    """Adds the copied streams; returns those that have packets, by their index in the source."""
+    targets = {copy.index: add_copied_stream(output, source.streams[copy.index], copy) for copy in plan.copies}
+    return {index: target for index, target in targets.items() if target.type != "attachment"}
 
 
-def _add_copied_streams(
-    output: OutputContainer, container: InputContainer, video_file: VideoFile, muxer: str
-) -> dict[int, Stream]:
-    copies: dict[int, Stream] = {}
-    for index in video_file.copied_streams:
-        stream = container.streams[index]
-        if stream.type == "attachment" and muxer != ATTACHMENT_MUXER:
-            continue
-        try:
-            copies[index] = output.add_stream_from_template(stream)
-        except (av.error.FFmpegError, ValueError) as error:
-            codec = stream.codec_context.name if stream.codec_context else "unknown"
-            raise UsageError(
-                f"A {muxer} file cannot hold stream {index} of {escape_name(video_file.path)} ({escape_name(stream.type)}, "
-                f"{escape_name(codec)}), and nothing is to be lost; name an output that ends in .mkv. Nothing was written."
-            ) from error
-        if stream.type != "attachment":
-            copies[index].metadata.update(_copy_metadata(stream))
-            copies[index].disposition = stream.disposition
-    return copies
+def _make_copiers(source: InputContainer, targets: dict[int, Stream], plan: OutputPlan) -> dict[int, StreamCopier]:
+    return {index: StreamCopier(source.streams[index], target, plan.start) for index, target in targets.items()}
+
+
+def _mux_packet(output: OutputContainer, packet: Packet[Any], copiers: dict[int, StreamCopier]) -> None:
+    """Muxes a packet. One of a copied stream that the muxer refuses, such as a damaged one, is left out and counted."""
+    copier = next((copier for copier in copiers.values() if copier.target.index == packet.stream_index), None)
+    try:
+        output.mux_one(packet)
+    except (av.error.InvalidDataError, av.error.ArgumentError) as error:
+        if copier is None:
+            raise
+        copier.refused_packets += 1
+        copier.refusal = escape_name(error.strerror)
+    else:
+        if copier is not None:
+            copier.muxed_packets += 1
+
+
+def _shift_chapter(chapter: Any, start: Fraction, part: VideoPart | None) -> Any:
+    time_base = chapter["time_base"] or Fraction(1, av.time_base)
+    ticks = round(start / time_base)
+    begin, end = max(0, chapter["start"] - ticks), max(0, chapter["end"] - ticks)
+    if part is not None and part.end is not None:
+        end = min(end, round((part.end - part.start) / time_base))
+    return {**chapter, "start": begin, "end": end}
+
+
+def _describe_changes(
+    path: Path,
+    source: InputContainer,
+    copies: Sequence[StreamCopy],
+    left_out: Sequence[Stream],
+    start: Fraction,
+    jumps: int,
+    part: VideoPart | None,
+) -> Iterator[str]:
+    """Says what is known before the packets are read."""
+    if part is not None:
+        yield f"the part from {part}; alpha over time keeps the times of the whole video"
+    elif start:
+        yield f"the video begins at {float(start):.3f} s: moved to 0 s, with all streams alike"
+    if jumps:
+        places = f"{jumps} places" if jumps != 1 else "1 place"
+        yield f"its timestamps jump at {places}: what follows was moved, in all streams alike, so that it continues"
+    for copy in copies:
+        if copy.encoder is not None:
+            yield f"stream {copy.index} ({describe_stream(source.streams[copy.index])}) is converted to {copy.encoder}"
+    for kind, plural in (("attachment", "attached files are"), ("video", "cover images are")):
+        count = sum(stream.type == kind for stream in left_out)
+        if count:
+            yield f"{count} {plural} left out: {path.suffix} has no place for them, .mkv has"
+
+
+def _describe_repairs(path: Path, copier: StreamCopier) -> Iterator[str]:
+    """Says what was changed in the packets of a stream."""
+    name = f"stream {copier.source.index} ({describe_stream(copier.source)})"
+    if copier.moved_packets:
+        yield f"{name}: {copier.moved_packets} packets with a time that was absent or not later were moved behind the one before"
+    if copier.refused_packets:
+        yield f"{name}: {copier.refused_packets} packets are left out, as they are damaged ({copier.refusal})"
+    if copier.cut_packets:
+        yield f"{name}: {copier.cut_packets} packets that its edit list cuts away are left out of the {path.suffix} file"
+
+
+def _can_hold_codec(muxer: str, settings: EncoderOptions, output_format: OutputFormat) -> bool:
+    try:
+        with av.open(os.devnull, "w", format=muxer) as output:
+            add_video_stream(output, settings, output_format)
+    except ValueError:
+        return False
+    return True
+
+
+def _format_codec_error(muxer: str, video_file: VideoFile, settings: EncoderOptions, output_format: OutputFormat) -> str:
+    """Says which containers hold what an encoder makes, and which encoders this container has."""
+    suffixes = [suffix for suffix, other in MUXER_BY_SUFFIX.items() if _can_hold_codec(other, settings, output_format)]
+    advice = [f"choose {' or '.join(suffixes)}"] if suffixes else []
+    for codec in COMMON_ENCODERS:
+        with suppress(UsageError, UnavailableError):
+            other = EncoderOptions(codec=codec)
+            other_format = choose_output_format(other, video_file, output_format.width // video_file.width, global_header=True)
+            if _can_hold_codec(muxer, other, other_format):
+                advice.append(f"give --codec {codec}")
+                break
+    return (
+        f"A {muxer} file cannot hold what {escape_name(settings.codec)} encodes; {', or '.join(advice)}. Nothing was written."
+    )
+
+
+def _format_stream_error(
+    muxer: str,
+    video_file: VideoFile,
+    stream: Stream,
+    settings: EncoderOptions,
+    output_format: OutputFormat,
+    reason: str | None = None,
+) -> str:
+    """Says which stream does not fit, how to leave it out, and which containers take all streams, by trying them."""
+    source = stream.container
+    assert isinstance(source, InputContainer)
+    suffixes = [
+        suffix
+        for suffix, other in MUXER_BY_SUFFIX.items()
+        if other != muxer
+        and _can_hold_codec(other, settings, output_format)
+        and all(plan_stream_copy(other, source.streams[index], None) is not None for index in video_file.copied_streams)
+    ]
+    containers = f", or name an output that ends in {' or '.join(suffixes)}" if suffixes else ""
+    return (
+        f"A {muxer} file cannot hold stream {stream.index} of {escape_name(video_file.path)} ({describe_stream(stream)})"
+        f"{f': {escape_name(reason)}' if reason else ''}. Leave it out with --drop {stream.index}{containers}. Nothing was written."
+    )
 
 
 class TimedPacket(NamedTuple):
@@ -165,8 +354,10 @@ class TimedPacket(NamedTuple):
     packet: Packet[Any]
 
 
-def _read_video_packets(segments: Sequence[Segment], stream: VideoStream, output_format: OutputFormat) -> Iterator[TimedPacket]:
-    """Reads the video packets with decoding times that never go back, across segments, too.
+def _read_video_packets(
+    segments: Sequence[Segment], stream: VideoStream, output_format: OutputFormat, start_ticks: int = 0
+) -> Iterator[TimedPacket]:
+    """Reads the video packets with decoding times that never go back, across segments, too. `start_ticks` becomes time 0.
 
     The decoding time of a packet is the timestamp of the frame that is shown `delay` frames before it in decoding order.
     """
@@ -181,7 +372,8 @@ def _read_video_packets(segments: Sequence[Segment], stream: VideoStream, output
             decoding_times.append(pts)
             dts = decoding_times.popleft()
             packet = _make_packet(encoded, dts, durations[encoded.pts], stream, output_format)
-            yield TimedPacket(dts * output_format.time_base, packet)
+            shift_packet(packet, -start_ticks)
+            yield TimedPacket((dts - start_ticks) * output_format.time_base, packet)
 
 
 def _compute_durations(times: Sequence[tuple[int, int]], next_pts: int | None) -> dict[int, int]:
@@ -195,7 +387,10 @@ def _compute_durations(times: Sequence[tuple[int, int]], next_pts: int | None) -
 def _make_packet(
     encoded: EncodedPacket, dts: int, duration: int, stream: VideoStream, output_format: OutputFormat
 ) -> Packet[Any]:
-    packet = Packet(encoded.data)
+    if encoded.transparency is None:
+        packet: Packet[Any] = Packet(encoded.data)
+    else:
+        packet = make_packet_with_transparency(stream.codec_context.codec.canonical_name, encoded.data, encoded.transparency)
     packet.stream = stream
     packet.time_base = output_format.time_base
     packet.pts, packet.dts, packet.duration = encoded.pts, dts, duration
@@ -203,25 +398,20 @@ def _make_packet(
     return packet
 
 
-def _copy_packets(container: InputContainer, copied_streams: dict[int, Stream]) -> Iterator[TimedPacket]:
-    """Reads the packets of the copied streams as they are, until a place that cannot be read."""
-    demuxed = [container.streams[index] for index in copied_streams if container.streams[index].type != "attachment"]
-    if not demuxed:
-        return
+def _time_packets(packets: Iterator[Packet[Any]]) -> Iterator[TimedPacket]:
+    """Adds the latest decoding time so far to each packet of several streams."""
     latest = Fraction(-(1 << 40))
-    with suppress(av.error.FFmpegError):
-        for packet in container.demux(*demuxed):
-            time = packet.dts if packet.dts is not None else packet.pts
-            if time is None:
-                continue  # the mark of a stream's end
-            if packet.time_base is not None:
-                latest = max(latest, time * packet.time_base)
-            packet.stream = copied_streams[packet.stream_index]
-            yield TimedPacket(latest, packet)
+    for packet in packets:
+        assert packet.dts is not None
+        assert packet.time_base is not None
+        latest = max(latest, packet.dts * packet.time_base)
+        yield TimedPacket(latest, packet)
 
 
 @contextmanager
 def _raise_readable(path: Path) -> Iterator[None]:
+    """Turns what goes wrong while the output is put together into errors that say how to go on."""
+    advice = "All frames are done and kept: the same command, with --drop for other streams if need be, continues from there"
     try:
         yield
     except av.error.FFmpegError as error:
@@ -229,4 +419,8 @@ def _raise_readable(path: Path) -> Iterator[None]:
             raise LimitError(
                 f"There is no room to write {escape_name(path)}; free some space and give the same command again."
             ) from error
-        raise InputError(f"The video could not be put together ({escape_name(error.strerror)}).") from error
+        raise JoinError(f"The video could not be put together ({escape_name(error.strerror)}). {advice}.") from error
+    except InputError as error:
+        raise JoinError(f"{error} {advice}.") from error
+    except (struct.error, ValueError, KeyError) as error:
+        raise JoinError(f"A segment was damaged meanwhile ({escape_name(error)}). {advice}.") from error

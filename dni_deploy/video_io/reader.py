@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -13,17 +13,26 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
+from numpy.typing import NDArray
 
 from dni_deploy.errors import InputError, LimitError, escape_name
-from dni_deploy.imaging.frames import Frame
+from dni_deploy.imaging.frames import AnyFrame
 from dni_deploy.video_io.color import ColorConverter
-from dni_deploy.video_io.video_file import VideoFile, find_video_stream, open_container, turn_upright
+from dni_deploy.video_io.decoder import DecodeFunction, make_decode_function
+from dni_deploy.video_io.deinterlace import Deinterlacer
+from dni_deploy.video_io.video_file import InputOptions, VideoFile, open_container
 
 TRUSTED_DURATION_FORMATS = ("matroska", "mov", "flv", "avi")
 """Formats whose header says how long the video is; for others FFmpeg estimates it from the end of the file itself."""
 
+INDEXED_FORMATS = ("matroska", "mov")
+"""Formats whose index says exactly where key frames are."""
+
 TIMED_STREAM_TYPES = ("video", "audio", "subtitle")
 """The types of streams whose packets have timestamps."""
+
+PULLDOWN_CODECS = ("mpeg2video",)
+"""Codecs in which a frame can be marked to be shown for three fields: soft telecine, as on DVDs of films."""
 
 MAX_CONSECUTIVE_READ_ERRORS = 1000
 """Number of packets in a row that cannot be read after which the rest of the file is given up."""
@@ -33,33 +42,39 @@ class DecodedFrame(NamedTuple):
     """One frame.
 
     Attributes:
-        number: Number in the video, from 0.
+        number: Number among those that are read, from 0; without a part, in the video.
         pts: Timestamp in ticks of the source.
         duration: Duration in ticks of the source, or 0.
-        rgb: uint8 (H, W, 3), upright.
+        rgb: uint8 or uint16 (H, W, 3), upright.
+        transparency: uint8 or uint16 (H, W), upright; None where the video has none or it was not asked for.
     """
 
     number: int
     pts: int
     duration: int
-    rgb: Frame
+    rgb: AnyFrame
+    transparency: NDArray[Any] | None = None
 
 
 @dataclass
 class DroppedFrames:
-    """What a video has lost.
+    """What a video has lost, and what else was found while it was read.
 
     Attributes:
         has_losses: Whether anything was lost.
         damaged: Number of packets that could not be decoded and of frames that were damaged.
         missing: Number of frames that should be there by what the file says, and are not.
         adjusted_timestamps: Number of timestamps that were absent or not later than the one before, and were set after it.
+        interlaced: Number of frames that are marked as interlaced.
+        pulldown: Number of frames that are marked to be shown for three fields.
     """
 
     has_losses: bool = False
     damaged: int = 0
     missing: int = 0
     adjusted_timestamps: int = 0
+    interlaced: int = 0
+    pulldown: int = 0
 
     @property
     def frames(self) -> int:
@@ -75,16 +90,27 @@ class VideoReader:
 
     Attributes:
         video_file: The file.
-        skip: Number of good frames at the beginning that are decoded and not given.
-        hwaccel: Kind of hardware to decode on, or None.
+        is_skipped: Tells of the number of a good frame whether it is decoded and not given.
+        options: How the file is read.
+        keeps_depth: Frames of more than 8 bits become uint16; else all are uint8.
+        keeps_transparency: Frames have their transparency.
         dropped_frames: What was lost; complete after the last frame.
 
     Thread safety: For one thread.
     """
 
-    def __init__(self, video_file: VideoFile, *, skip: int = 0, hwaccel: str | None = None) -> None:
+    def __init__(
+        self,
+        video_file: VideoFile,
+        *,
+        is_skipped: Callable[[int], bool] = lambda number: False,
+        options: InputOptions | None = None,
+        keeps_depth: bool = False,
+        keeps_transparency: bool = False,
+    ) -> None:
         """Prepares to read; see the attributes."""
-        self.video_file, self.skip, self.hwaccel = video_file, skip, hwaccel
+        self.video_file, self.is_skipped, self.options = video_file, is_skipped, options or InputOptions()
+        self.keeps_depth, self.keeps_transparency = keeps_depth, keeps_transparency
         self.dropped_frames = DroppedFrames()
         self._last_pts: int | None = None
         self._gap_times: list[int] = []
@@ -98,23 +124,65 @@ class VideoReader:
             LimitError: There is not enough memory.
         """
         converter = ColorConverter(self.video_file.color)
+        to_rgb = converter.to_deepest_rgb if self.keeps_depth else converter.to_rgb
         index = 0
-        with open_container(self.video_file.path, self.hwaccel) as container:
-            stream = find_video_stream(container, self.video_file.path)
+        with open_container(self.video_file.path, self.options.hwaccel) as container:
+            stream = container.streams[self.video_file.stream_index]
+            assert isinstance(stream, VideoStream)
             stream.thread_type = "AUTO"
-            for frame in self._read_good_frames(container, stream):
-                if (frame.width, frame.height) != self.video_file.coded_size:
-                    raise InputError(self._format_size_change(frame, index))
-                pts = self._fix_timestamp(frame)
-                if index >= self.skip:
-                    rgb = turn_upright(converter.to_rgb(frame), self.video_file.rotation)
-                    yield DecodedFrame(index, pts, int(frame.duration or 0), rgb)
+            for frame, pts, duration in self._cut_part(container, stream):
+                if not self.is_skipped(index):
+                    orientation = self.video_file.orientation
+                    transparency = converter.read_transparency(frame) if self.keeps_transparency else None
+                    if transparency is not None:
+                        transparency = orientation.apply(transparency)
+                    rgb: NDArray[Any] = to_rgb(frame)
+                    yield DecodedFrame(index, pts, duration, orientation.apply(rgb), transparency)
                 index += 1
-        if self.dropped_frames.has_losses:
+        if self.dropped_frames.has_losses and self.video_file.part is None:
             self.dropped_frames.missing = max(0, self.video_file.frame_count - index)
+
+    def _cut_part(self, container: InputContainer, stream: VideoStream) -> Iterator[tuple[VideoFrame, int, int]]:
+        """Reads the frames of the part, from the key frame before it where the format has an index."""
+        part = self.video_file.part
+        if part is None:
+            yield from self._read_whole_frames(container, stream)
+            return
+        first, end = part.find_ticks(self.video_file.start_pts, self.video_file.time_base)
+        if part.start and any(name in container.format.name for name in INDEXED_FORMATS):
+            container.seek(first, stream=stream)
+        for frame, pts, duration in self._read_whole_frames(container, stream):
+            if pts >= end:
+                return
+            if pts >= first:
+                yield frame, pts, duration
+
+    def _read_whole_frames(self, container: InputContainer, stream: VideoStream) -> Iterator[tuple[VideoFrame, int, int]]:
+        """Reads every good frame, deinterlaced if that is wanted, with its timestamp and duration."""
+        deinterlacer = None
+        if self.options.deinterlace:
+            deinterlacer = Deinterlacer(self.video_file.time_base, only_marked=self.video_file.is_interlaced)
+        for index, frame in enumerate(self._read_good_frames(container, stream)):
+            if (frame.width, frame.height) != self.video_file.coded_size:
+                raise InputError(self._format_size_change(frame, index))
+            pts = self._fix_timestamp(frame)
+            self._count_fields(frame, stream)
+            if deinterlacer is None:
+                yield frame, pts, int(frame.duration or 0)
+            else:
+                yield from deinterlacer.push(frame, pts)
+        if deinterlacer is not None:
+            yield from deinterlacer.flush()
+
+    def _count_fields(self, frame: VideoFrame, stream: VideoStream) -> None:
+        self.dropped_frames.interlaced += frame.interlaced_frame
+        if stream.codec_context.name in PULLDOWN_CODECS and stream.guessed_rate and frame.duration:
+            fields = 2 * frame.duration * self.video_file.time_base * stream.guessed_rate
+            self.dropped_frames.pulldown += round(fields) == 3
 
     def _read_good_frames(self, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
         end = Fraction(0)
+        decode = make_decode_function(stream)
         gap_detector = _GapDetector() if "matroska" in container.format.name else None
         for packet in self._read_packets(container):
             end = max(end, _packet_end_time(packet))
@@ -122,11 +190,13 @@ class VideoReader:
                 self._gap_times.append(packet.pts or 0)
             if packet.stream.index != stream.index:
                 continue
-            if packet.is_corrupt:
+            if packet.is_corrupt and packet.pos not in self.video_file.time_jumps.unproven_damage:
                 self._count_damage()
                 continue
-            yield from self._decode_packet(packet)
-        if _has_frames_beyond_end(container, stream, self.video_file) or _ends_early(container, end, self.video_file):
+            yield from self._decode_packet(packet, decode)
+        if self.video_file.part is None and (
+            _has_frames_beyond_end(container, stream, self.video_file) or _ends_early(container, end, self.video_file)
+        ):
             self.dropped_frames.has_losses = True
 
     def _count_damage(self) -> None:
@@ -138,10 +208,12 @@ class VideoReader:
         errors = 0
         timed = [stream for stream in container.streams if stream.type in TIMED_STREAM_TYPES]
         packets = container.demux(*timed)
+        correct_timestamps = self.video_file.time_jumps.make_correction()
         while errors < MAX_CONSECUTIVE_READ_ERRORS:
             try:
                 for packet in packets:
                     errors = 0
+                    correct_timestamps(packet)
                     yield packet
                 return
             except av.error.FFmpegError as error:
@@ -151,9 +223,9 @@ class VideoReader:
                 self.dropped_frames.has_losses = True
                 packets = container.demux(*timed)
 
-    def _decode_packet(self, packet: Packet[Any]) -> Iterator[VideoFrame]:
+    def _decode_packet(self, packet: Packet[Any], decode: DecodeFunction) -> Iterator[VideoFrame]:
         try:
-            frames = packet.decode()
+            frames = decode(packet)
         except av.error.FFmpegError as error:
             if isinstance(error, MemoryError):
                 raise LimitError("There is not enough memory to decode the video.") from error
@@ -185,7 +257,9 @@ class VideoReader:
         return pts
 
     def _format_size_change(self, frame: VideoFrame, index: int) -> str:
-        seconds = float(((frame.pts or 0) - self.video_file.start_pts) * self.video_file.time_base)
+        # Bare streams have no timestamps; those of the frames before were counted by the frame rate.
+        pts = self._fix_timestamp(frame)
+        seconds = float((pts - self.video_file.start_pts) * self.video_file.time_base)
         coded_width, coded_height = self.video_file.coded_size
         return (
             f"{escape_name(self.video_file.path)} changes from {coded_width}x{coded_height} to {frame.width}x{frame.height} "

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-from collections.abc import Iterator, Mapping
+import re
+import stat
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -13,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from dni_deploy.errors import BusyError, InputError, UsageError, escape_name
-from dni_deploy.utils.atomic_write import DISK_FULL_ERRNOS, sync_folder, write_bytes
-from dni_deploy.video_io.segments import Segment, SegmentWriter, open_segment, segment_path
+from dni_deploy.utils.atomic_write import DISK_FULL_ERRNOS, write_bytes, write_bytes_atomically
+from dni_deploy.video_io.segments import FrameAlphaRecord, Segment, SegmentWriter, open_segment, segment_path
 
 try:
     import fcntl
@@ -23,8 +24,19 @@ except ImportError:  # Windows has no such lock; nothing keeps two runs on one o
 
 JOB_FOLDER_SUFFIX = ".dni-part"
 JOB_FILE_NAME, LOCK_FILE_NAME, LOG_STARTED_FILE_NAME = "job.json", "lock", "logged"
-JOB_SCHEMA_VERSION = 2
-"""1: color was converted in another way, so that segments of both would show where they meet."""
+JOB_SCHEMA_VERSION = 3
+"""1: color was converted in another way, so that segments of both would show where they meet. 2: timestamps that jump were not
+corrected."""
+
+BEFORE_DESCRIPTION_NAME = re.compile(r"lock|\.job\.json\..*\.part\.json")
+"""What is in a job folder whose run was killed before it had a description."""
+
+OWN_NAME = re.compile(
+    r"job\.json|lock|logged|\d{6}\.segment(\.damaged)?|\d{6}\.(\d+-[0-9a-f]{8}\.)?part|\.job\.json\..*\.part\.json"
+)
+"""What this program writes into a job folder. It removes nothing else from it."""
+
+NO_LINKS = getattr(os, "O_NOFOLLOW", 0)
 
 FINGERPRINT_BYTES = 1 << 20
 """Bytes at the beginning and at the end of a video that stand for its content."""
@@ -32,34 +44,61 @@ FINGERPRINT_BYTES = 1 << 20
 
 @dataclass
 class VideoJob:
-    """A job folder and the whole segments in it, in order.
+    """A job folder and the whole segments in it.
 
     Attributes:
         folder: The folder.
-        segments: The whole segments, from the first one on.
+        segment_frames: Number of frames of every segment but the last.
+        stored_segments: Whole segments by their number, of this run and of those before it. There may be gaps.
         resumed_frames: Number of frames that were there when the job was resumed.
+        damaged_segments: Number of segments that could not be read then, and are made again.
     """
 
     folder: Path
-    segments: list[Segment] = field(default_factory=list)
+    segment_frames: int
+    stored_segments: dict[int, Segment] = field(default_factory=dict)
     resumed_frames: int = 0
+    damaged_segments: int = 0
+
+    @property
+    def segments(self) -> list[Segment]:
+        """The whole segments, in order."""
+        return [self.stored_segments[number] for number in sorted(self.stored_segments)]
 
     @property
     def frames(self) -> int:
         """Number of frames in whole segments."""
-        return sum(segment.frames for segment in self.segments)
+        return sum(segment.frames for segment in self.stored_segments.values())
 
-    def begin_segment(self) -> SegmentWriter:
-        """Creates the next segment, to be filled."""
-        return SegmentWriter(self.folder, len(self.segments), self.frames)
+    def has_frame(self, number: int) -> bool:
+        """Tells whether a frame is in a whole segment."""
+        segment = self.stored_segments.get(number // self.segment_frames)
+        return segment is not None and number - segment.first_frame < segment.frames
+
+    def begin_segment(self, first_frame: int) -> SegmentWriter:
+        """Creates the segment that begins with a frame, to be filled."""
+        return SegmentWriter(self.folder, first_frame // self.segment_frames, first_frame)
+
+    def add_segment(self, segment: Segment) -> None:
+        """Adds a segment that is whole."""
+        self.stored_segments[segment.first_frame // self.segment_frames] = segment
+
+    def find_last_alpha(self, number: int) -> FrameAlphaRecord | None:
+        """Returns what the frame before was rendered with, if that one is the last of a whole segment."""
+        segment = self.stored_segments.get((number - 1) // self.segment_frames)
+        return segment.last_alpha if segment is not None and segment.first_frame + segment.frames == number else None
 
     def mark_log_started(self) -> None:
         """Records that an alpha log at its path may be of this job, so that a resumed run may replace it."""
-        (self.folder / LOG_STARTED_FILE_NAME).touch()
+        path = self.folder / LOG_STARTED_FILE_NAME
+        if not os.path.lexists(path):
+            write_bytes(path, b"")
 
     def remove(self) -> None:
-        """Removes the folder and everything in it."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Removes what this program wrote into the folder, and the folder if it is empty then."""
+        _remove_own_files(self.folder)
+        with suppress(OSError):
+            self.folder.rmdir()
 
 
 def job_folder_path(output: Path) -> Path:
@@ -84,7 +123,7 @@ def fingerprint_file(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def open_job(output: Path, description: Mapping[str, Any], *, fresh: bool = False) -> Iterator[VideoJob]:
+def open_job(output: Path, description: Mapping[str, Any], *, segment_frames: int, fresh: bool = False) -> Iterator[VideoJob]:
     """Opens the job for an output: a new one, or the one that was stopped where its description is the same.
 
     Nobody else can work at the same output meanwhile. The folder stays; whoever finishes the job removes it.
@@ -92,6 +131,7 @@ def open_job(output: Path, description: Mapping[str, Any], *, fresh: bool = Fals
     Args:
         output: The path of the output.
         description: Everything that the segments depend on, as JSON.
+        segment_frames: Number of frames of a segment.
         fresh: Discard a stopped job.
 
     Yields:
@@ -99,13 +139,15 @@ def open_job(output: Path, description: Mapping[str, Any], *, fresh: bool = Fals
 
     Raises:
         BusyError: Another run works at it.
-        UsageError: A stopped job has another description.
+        UsageError: A stopped job has another description, or the folder is none of a stopped job.
         InputError: The folder cannot be made.
     """
     folder = job_folder_path(output)
     try:
-        folder.mkdir(exist_ok=True)
-        lock = os.open(folder / LOCK_FILE_NAME, os.O_RDWR | os.O_CREAT, 0o666)
+        with suppress(FileExistsError):
+            folder.mkdir()
+        _check_is_job_folder(folder)
+        lock = os.open(folder / LOCK_FILE_NAME, os.O_RDWR | os.O_CREAT | NO_LINKS, 0o666)
     except OSError as error:
         if error.errno in DISK_FULL_ERRNOS:
             raise
@@ -114,7 +156,7 @@ def open_job(output: Path, description: Mapping[str, Any], *, fresh: bool = Fals
         ) from error
     try:
         _lock_job(lock, output)
-        yield _resume_or_create(folder, json.loads(json.dumps(description)), fresh)
+        yield _resume_or_create(VideoJob(folder, segment_frames), json.loads(json.dumps(description)), fresh)
     finally:
         os.close(lock)
 
@@ -132,47 +174,82 @@ def _lock_job(descriptor: int, output: Path) -> None:
         pass
 
 
-def _resume_or_create(folder: Path, description: dict[str, Any], fresh: bool) -> VideoJob:
-    path = folder / JOB_FILE_NAME
+def _check_is_job_folder(folder: Path) -> None:
+    """Refuses a folder that is not of this program and user, before anything in it is touched.
+
+    Raises:
+        UsageError: It is a link, no folder, someone else's, or has content without a description of a job.
+    """
+    status = os.lstat(folder)
+    what = None
+    if stat.S_ISLNK(status.st_mode):
+        what = "is a link"
+    elif not stat.S_ISDIR(status.st_mode):
+        what = "is not a folder"
+    elif hasattr(os, "geteuid") and status.st_uid != os.geteuid():
+        what = "belongs to another user"
+    elif _read_description(folder / JOB_FILE_NAME) is None and any(
+        not BEFORE_DESCRIPTION_NAME.fullmatch(entry.name) or entry.is_symlink() for entry in os.scandir(folder)
+    ):
+        what = "is no stopped job: it has content and no description of one"
+    if what is not None:
+        raise UsageError(
+            f"{escape_name(folder)} {what}, and nothing in it was touched; move it away, or name another output. "
+            "Nothing was written."
+        )
+
+
+def _resume_or_create(job: VideoJob, description: dict[str, Any], fresh: bool) -> VideoJob:
+    path = job.folder / JOB_FILE_NAME
     description = {"schema": JOB_SCHEMA_VERSION, **description}
     stopped = None if fresh else _read_description(path)
     if stopped == description:
-        return _load_segments(folder)
+        _load_segments(job)
+        return job
     if stopped is not None:
         differing = sorted(key for key in description.keys() | stopped.keys() if description.get(key) != stopped.get(key))
         raise UsageError(
-            f"{escape_name(folder)} holds a stopped job that differs in: {escape_name(', '.join(differing))}. "
+            f"{escape_name(job.folder)} holds a stopped job that differs in: {escape_name(', '.join(differing))}. "
             "Give the same again to resume it, or --fresh to discard it."
         )
-    _remove_others(folder, {folder / LOCK_FILE_NAME})
-    write_bytes(path, json.dumps(description, indent=1).encode())
-    sync_folder(folder)
-    return VideoJob(folder)
-
-
-def _read_description(path: Path) -> dict[str, Any] | None:
-    try:
-        description = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return description if isinstance(description, dict) else None
-
-
-def _load_segments(folder: Path) -> VideoJob:
-    """Loads the whole segments from the first one on; what lies behind a gap is removed."""
-    job = VideoJob(folder)
-    while segment := open_segment(segment_path(folder, len(job.segments))):
-        if segment.first_frame != job.frames:
-            break
-        job.segments.append(segment)
-    job.resumed_frames = job.frames
-    others = {folder / name for name in (JOB_FILE_NAME, LOCK_FILE_NAME, LOG_STARTED_FILE_NAME)}
-    _remove_others(folder, others | {segment.path for segment in job.segments})
+    _remove_own_files(job.folder, {LOCK_FILE_NAME})
+    # Whole or not at all, so that a folder with segments always has a description.
+    write_bytes_atomically(path, json.dumps(description, indent=1).encode(), force=True)
     return job
 
 
-def _remove_others(folder: Path, kept: set[Path]) -> None:
-    for entry in folder.iterdir():
-        if entry not in kept:
+def _read_description(path: Path) -> dict[str, Any] | None:
+    """Reads the description of a job; None where there is none of this program."""
+    try:
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            return None
+        description = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return description if isinstance(description, dict) and isinstance(description.get("schema"), int) else None
+
+
+def _load_segments(job: VideoJob) -> None:
+    """Loads the whole segments. One that is damaged is moved aside and made again."""
+    numbers = sorted(int(entry.name[:6]) for entry in os.scandir(job.folder) if re.fullmatch(r"\d{6}\.segment", entry.name))
+    for number in numbers:
+        path = segment_path(job.folder, number)
+        segment = open_segment(path)
+        # Only the last of all may be shorter.
+        is_whole = segment is not None and segment.first_frame == number * job.segment_frames
+        if segment is not None and is_whole and (segment.frames == job.segment_frames or number == numbers[-1]):
+            job.stored_segments[number] = segment
+        else:
+            job.damaged_segments += 1
+            os.replace(path, path.with_name(f"{path.name}.damaged"))
+    job.resumed_frames = job.frames
+    kept = {JOB_FILE_NAME, LOCK_FILE_NAME, LOG_STARTED_FILE_NAME}
+    _remove_own_files(job.folder, kept | {segment.path.name for segment in job.segments})
+
+
+def _remove_own_files(folder: Path, kept: Set[str] = frozenset()) -> None:
+    """Removes files and links that this program made; what else is in the folder stays, and so does what a link names."""
+    for entry in list(os.scandir(folder)):
+        if OWN_NAME.fullmatch(entry.name) and entry.name not in kept:
             with suppress(OSError):
-                entry.unlink()
+                os.unlink(entry.path)

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
+import stat
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 from av.packet import Packet
 
@@ -22,7 +24,14 @@ from dni_deploy.errors import EngineError
 from dni_deploy.utils.atomic_write import sync_folder
 
 PACKET_HEADER = struct.Struct("<qBI")
-"""Of each packet: timestamp in ticks, whether it is a key frame, number of bytes."""
+"""Of each packet: timestamp in ticks, flags, number of bytes."""
+
+KEY_FRAME, HAS_TRANSPARENCY = 1, 2
+"""Flags of a packet. A packet of transparency, with PACKET_HEADER of its own, follows one that has it."""
+
+TRANSPARENCY_SIDE_DATA: Literal["matroska_block_additional"] = "matroska_block_additional"
+TRANSPARENCY_ID_BYTES = 8
+"""Where the encoders of VP8 and VP9 put the packet of the transparency, and how many bytes come before it there."""
 
 FOOTER_LENGTH = struct.Struct("<I")
 DIGEST_BYTES = 32
@@ -36,11 +45,13 @@ class EncodedPacket(NamedTuple):
         pts: Timestamp in ticks.
         is_keyframe: Whether it can be decoded without others.
         data: The bytes.
+        transparency: The packet of the transparency, where the codec has one apart.
     """
 
     pts: int
     is_keyframe: bool
     data: bytes
+    transparency: bytes | None = None
 
 
 class FrameAlphaRecord(NamedTuple):
@@ -102,8 +113,12 @@ class Segment:
         """Reads every packet in decoding order. The file was checked when the segment was opened."""
         with open(self.path, "rb") as file:
             for _ in range(self.frames):
-                pts, is_keyframe, size = PACKET_HEADER.unpack(file.read(PACKET_HEADER.size))
-                yield EncodedPacket(pts, bool(is_keyframe), file.read(size))
+                pts, flags, size = PACKET_HEADER.unpack(file.read(PACKET_HEADER.size))
+                data, transparency = file.read(size), None
+                if flags & HAS_TRANSPARENCY:
+                    _, _, size = PACKET_HEADER.unpack(file.read(PACKET_HEADER.size))
+                    transparency = file.read(size)
+                yield EncodedPacket(pts, bool(flags & KEY_FRAME), data, transparency)
 
 
 class SegmentWriter:
@@ -121,9 +136,10 @@ class SegmentWriter:
             first_frame: Number of its first frame in the video.
         """
         self._final_path = segment_path(folder, number)
-        self._temporary_path = self._final_path.with_suffix(".part")
+        # A name of its own for each attempt: no two ever write into one file, where the system has no locks.
+        self._temporary_path = self._final_path.with_suffix(f".{os.getpid()}-{secrets.token_hex(4)}.part")
         self._first_frame = first_frame
-        self._file: BinaryIO = open(self._temporary_path, "wb")  # noqa: SIM115
+        self._file: BinaryIO = open(self._temporary_path, "xb")  # noqa: SIM115
         self._digest = sha256()
         self._packet_pts: list[int] = []
         self._frame_times: list[tuple[int, int]] = []
@@ -143,8 +159,15 @@ class SegmentWriter:
         """Writes a packet of the encoder."""
         data = bytes(packet)
         assert packet.pts is not None
-        self._write(PACKET_HEADER.pack(packet.pts, packet.is_keyframe, len(data)))
+        transparency = None
+        if packet.has_sidedata(TRANSPARENCY_SIDE_DATA):
+            transparency = bytes(packet.get_sidedata(TRANSPARENCY_SIDE_DATA))[TRANSPARENCY_ID_BYTES:]
+        flags = KEY_FRAME * packet.is_keyframe | HAS_TRANSPARENCY * (transparency is not None)
+        self._write(PACKET_HEADER.pack(packet.pts, flags, len(data)))
         self._write(data)
+        if transparency is not None:
+            self._write(PACKET_HEADER.pack(packet.pts, 0, len(transparency)))
+            self._write(transparency)
         self._packet_pts.append(packet.pts)
 
     def _write(self, data: bytes) -> None:
@@ -190,12 +213,14 @@ def segment_path(folder: Path, number: int) -> Path:
 
 
 def open_segment(path: Path) -> Segment | None:
-    """Opens a segment, reading and checking all of it.
+    """Opens a segment, reading and checking all of it. Links are not followed.
 
     Returns:
         The segment, or None where there is none or it is damaged.
     """
     try:
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            return None
         size = os.stat(path).st_size
         with open(path, "rb") as file:
             digest, remaining = sha256(), size - DIGEST_BYTES

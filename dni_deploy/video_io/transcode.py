@@ -6,22 +6,28 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from av.video.format import VideoFormat
+from numpy.typing import NDArray
+from PIL import Image
 
 from dni_deploy.errors import EngineError, InputError, LimitError, escape_name
-from dni_deploy.imaging.frames import Frame
+from dni_deploy.imaging.frames import AnyFrame
 from dni_deploy.imaging.rendered import RenderedFrame
 from dni_deploy.utils.atomic_write import DISK_FULL_ERRNOS
 from dni_deploy.utils.progress import OptionalProgress, report_progress
+from dni_deploy.video_io.color import component_bits, has_transparency
 from dni_deploy.video_io.encoder import Encoder, EncoderOptions, OutputFormat
 from dni_deploy.video_io.pipeline import PipelineLimits, run_pipeline
 from dni_deploy.video_io.reader import DecodedFrame, DroppedFrames, VideoReader
 from dni_deploy.video_io.resume import VideoJob
 from dni_deploy.video_io.segments import FrameAlphaRecord, SegmentWriter
-from dni_deploy.video_io.video_file import VideoFile
+from dni_deploy.video_io.video_file import InputOptions, VideoFile
 
-FrameFunction = Callable[[Frame, float, int], Future[RenderedFrame]]
+FrameFunction = Callable[[AnyFrame, float, int], Future[RenderedFrame]]
 """process_frame(frame, seconds since the first frame, frame number) -> rendered frame. Called in the thread of the caller."""
 
 MAX_QUEUE_BYTES = 64 << 20
@@ -45,16 +51,20 @@ class ProcessedFrame(NamedTuple):
     """A frame on its way to the encoder.
 
     Attributes:
+        number: Number in the video, from 0.
         pts: Timestamp in ticks of the source.
         duration: Duration in ticks, 0 where the source does not say it.
-        rgb: uint8 (H, W, 3).
+        rgb: uint8 or uint16 (H, W, 3).
         alpha: What it was rendered with.
+        transparency: uint8 or uint16 (H, W), or None.
     """
 
+    number: int
     pts: int
     duration: int
-    rgb: Frame
+    rgb: AnyFrame
     alpha: FrameAlphaRecord
+    transparency: NDArray[Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -65,13 +75,13 @@ class TranscodeSettings:
         encoder: The encoder and its options.
         output_format: Size, timing and color of the output.
         global_header: The container keeps the encoder's header.
-        hwaccel: Kind of hardware to decode on, or None.
+        input_options: How the video is read.
     """
 
     encoder: EncoderOptions
     output_format: OutputFormat
     global_header: bool
-    hwaccel: str | None = None
+    input_options: InputOptions = field(default_factory=InputOptions)
 
 
 def transcode_segments(
@@ -101,37 +111,46 @@ def transcode_segments(
         EngineError: The network or the encoder gave something else than it should.
         UnavailableError: The encoder failed.
     """
-    reader = VideoReader(video_file, skip=job.resumed_frames, hwaccel=settings.hwaccel)
-    frame_bytes = video_file.width * video_file.height * 3
+    reader = VideoReader(
+        video_file,
+        is_skipped=job.has_frame,
+        options=settings.input_options,
+        keeps_depth=True,
+        keeps_transparency=has_transparency(VideoFormat(settings.output_format.pixel_format)),
+    )
+    bytes_per_pixel = 3 if component_bits(VideoFormat(video_file.pixel_format)) <= 8 else 6
+    frame_bytes = video_file.width * video_file.height * bytes_per_pixel
     limits = PipelineLimits(
         _choose_queue_length(frame_bytes), _choose_queue_length(frame_bytes * scale * scale), THREAD_JOIN_TIMEOUT_S
     )
     output_shape = (video_file.height * scale, video_file.width * scale, 3)
-    last_alpha = job.segments[-1].last_alpha if job.segments else None
-    generation_offset: int | None = None
+    generation_offset, next_number = 0, -1
     progress_meter = _ProgressMeter(job.resumed_frames, video_file.frame_count, progress)
 
     def find_seconds(decoded: DecodedFrame) -> float:
         return float((decoded.pts - video_file.start_pts) * video_file.time_base)
 
     def finish_frame(decoded: DecodedFrame, rendered: RenderedFrame) -> ProcessedFrame:
-        nonlocal generation_offset
+        nonlocal generation_offset, next_number
         if rendered.output.shape != output_shape:
             height, width = rendered.output.shape[:2]
             raise EngineError(
                 f"The network made a frame of {width}x{height} where {output_shape[1]}x{output_shape[0]} was expected."
             )
-        if generation_offset is None:
-            # Generations go on counting where the last whole segment of the stopped run ended.
+        if decoded.number != next_number:
+            # Generations go on counting where the segment before ended, which a stopped run made.
+            last_alpha = job.find_last_alpha(decoded.number)
             is_changed = last_alpha is not None and last_alpha.coefficients != rendered.coefficients.values
             generation_offset = 0 if last_alpha is None else last_alpha.generation + is_changed - rendered.generation
+        next_number = decoded.number + 1
         alpha = FrameAlphaRecord(find_seconds(decoded), rendered.generation + generation_offset, rendered.coefficients.values)
         progress_meter.count_frame()
-        return ProcessedFrame(decoded.pts, decoded.duration, rendered.output, alpha)
+        transparency = None if decoded.transparency is None else resize_transparency(decoded.transparency, output_shape[:2])
+        return ProcessedFrame(decoded.number, decoded.pts, decoded.duration, rendered.output, alpha, transparency)
 
     run_pipeline(
         reader,
-        lambda decoded: process_frame(decoded.rgb, find_seconds(decoded), decoded.number),
+        lambda decoded: process_frame(decoded.rgb, find_seconds(decoded), video_file.first_number + decoded.number),
         lambda frames: _encode_segments(itertools.starmap(finish_frame, frames), job, settings),
         limits,
     )
@@ -145,13 +164,13 @@ def _encode_segments(frames: Iterator[ProcessedFrame], job: VideoJob, settings: 
     try:
         for frame in frames:
             if writer is None or encoder is None:
-                writer = job.begin_segment()
+                writer = job.begin_segment(frame.number)
                 encoder = Encoder(settings.encoder, settings.output_format, global_header=settings.global_header)
             writer.add_frame(frame.pts, frame.duration, frame.alpha)
-            for packet in encoder.encode(frame.rgb, frame.pts):
+            for packet in encoder.encode(frame.rgb, frame.pts, frame.transparency):
                 writer.add_packet(packet)
             del frame
-            if writer.frames == settings.encoder.segment_frames:
+            if writer.frames == job.segment_frames:
                 _close_segment(job, writer, encoder)
                 writer = encoder = None
         if writer is not None and encoder is not None:
@@ -171,7 +190,21 @@ def _encode_segments(frames: Iterator[ProcessedFrame], job: VideoJob, settings: 
 def _close_segment(job: VideoJob, writer: SegmentWriter, encoder: Encoder) -> None:
     for packet in encoder.flush():
         writer.add_packet(packet)
-    job.segments.append(writer.close())
+    job.add_segment(writer.close())
+
+
+def resize_transparency(levels: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
+    """Resizes transparency, bicubic, as for images; the array itself where its size is right.
+
+    Args:
+        levels: uint8 or uint16 (H, W).
+        shape: Height and width.
+    """
+    if levels.shape == shape:
+        return levels
+    image = Image.fromarray(levels if levels.dtype == np.uint8 else levels.astype(np.float32))
+    resized = np.asarray(image.resize((shape[1], shape[0]), Image.Resampling.BICUBIC))
+    return resized if levels.dtype == np.uint8 else np.clip(np.rint(resized), 0, 65535).astype(np.uint16)
 
 
 def _choose_queue_length(frame_bytes: int) -> int:

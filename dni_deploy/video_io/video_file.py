@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import av
-import numpy as np
 from av.codec.hwaccel import HWAccel, HWDeviceType, hwdevices_available
 from av.container import InputContainer
 from av.stream import Disposition, Stream
@@ -19,8 +21,12 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from dni_deploy.errors import InputError, RefusedError, UnavailableError, UsageError, escape_name
-from dni_deploy.imaging.frames import Frame
-from dni_deploy.video_io.color import ColorSpec
+from dni_deploy.imaging.orientation import Orientation
+from dni_deploy.video_io.color import ColorSpec, has_transparency
+from dni_deploy.video_io.decoder import make_decode_function, says_transparent
+from dni_deploy.video_io.hdr import TRANSFER_NAMES, HdrMetadata, list_dynamic_metadata
+from dni_deploy.video_io.timestamps import TimeJumps, find_time_jumps
+from dni_deploy.video_io.video_part import VideoPart
 
 ALLOWED_DEMUXERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,mxf,nut,ivf,gif,apng,yuv4mpegpipe,"
@@ -41,8 +47,69 @@ PLAYLIST_SIGNATURES = (
 )
 """How files begin that name other files."""
 
+PROBED_FRAMES = 25
+"""Number of frames at the beginning, one of which must be marked as interlaced for the marks to be trusted."""
+
 COPIED_STREAM_TYPES = ("audio", "subtitle", "attachment")
-"""The types of streams that are copied as they are."""
+"""The types of streams that are copied unless something else is chosen."""
+
+DROPPED_TYPES = {"audio": "audio", "subtitles": "subtitle", "data": "data", "attachments": "attachment"}
+"""What can be left out by name -> FFmpeg's name of the type."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputOptions:
+    """How a video is read, and which of its streams are kept.
+
+    Attributes:
+        hwaccel: The hardware that decodes, such as "cuda"; None: the CPU.
+        streams: Indices of the streams to keep, the video to process among them or not; None: all that the output can hold.
+        drop: What to leave out: "audio", "subtitles", "data", "attachments", or the index of a stream.
+        deinterlace: Make whole frames of interlaced ones, as many as there were.
+        start: Time of the first frame, such as "1:23", "2.5s" or "75f"; None: the beginning.
+        end: Time at which to stop; None: the end.
+        preview: A duration and a time, such as "2s@1:23", in place of both.
+
+    Raises:
+        UsageError: An entry of `drop` is none of these, or a time is none.
+    """
+
+    hwaccel: str | None = None
+    streams: tuple[int, ...] | None = None
+    drop: tuple[str, ...] = ()
+    deinterlace: bool = False
+    start: str | None = None
+    end: str | None = None
+    preview: str | None = None
+
+    def __post_init__(self) -> None:
+        self.find_part(Fraction(25))  # wrong times are told before anything is opened
+        for entry in self.drop:
+            if entry not in DROPPED_TYPES and not entry.isdecimal():
+                raise UsageError(
+                    f"{escape_name(entry)!r} cannot be dropped; name {', '.join(DROPPED_TYPES)}, or the index of a stream."
+                )
+
+    def find_part(self, frame_rate: Fraction) -> VideoPart | None:
+        """Returns the part that is to be read, with frames counted by a rate; None for the whole video."""
+        return VideoPart.parse(self.start, self.end, self.preview, frame_rate)
+
+    def is_dropped(self, stream: Stream) -> bool:
+        """Tells whether the user wants a stream to be left out."""
+        if self.streams is not None and stream.index not in self.streams:
+            return True
+        return str(stream.index) in self.drop or stream.type in {DROPPED_TYPES.get(entry) for entry in self.drop}
+
+    def check_streams_exist(self, container: InputContainer, path: Path) -> None:
+        """Checks the indices.
+
+        Raises:
+            UsageError: There is no such stream.
+        """
+        for index in (*(self.streams or ()), *(int(entry) for entry in self.drop if entry.isdecimal())):
+            if not 0 <= index < len(container.streams):
+                listing = ", ".join(f"{stream.index} ({describe_stream(stream)})" for stream in container.streams)
+                raise UsageError(f"{escape_name(path)} has no stream {index}; it has {listing}. Nothing was written.")
 
 
 @dataclass(frozen=True)
@@ -55,16 +122,20 @@ class VideoFile:
         width: Width as shown, in pixels.
         height: Height as shown, in pixels.
         coded_size: Width and height as stored.
-        rotation: Degrees counterclockwise that turn a stored frame upright.
+        orientation: How a stored frame becomes upright.
         time_base: Seconds per tick of every timestamp.
         start_pts: Timestamp of the first frame, in ticks.
         frame_rate: Frames per second on average, for the encoder and for estimates; never for timestamps.
         frame_count: Number of frames as far as the file says it or its duration lets estimate; 0: unknown.
         pixel_aspect: Width over height of a pixel as shown, or None.
         color: What the codes mean.
-        copied_streams: Indices of the streams that are copied, as far as the output can hold them.
-        attachment_count: Number of attached files among them.
+        copied_streams: Indices of the streams that are copied.
+        is_interlaced: One of the first frames is marked as interlaced.
+        time_jumps: Where its timestamps jump.
         notes: What a user should know about how the file was read, one phrase each.
+        pixel_format: That of the decoded frames, by FFmpeg's name.
+        hdr: What it says about its own brightness, or None.
+        part: The part that is read; None: all of it.
     """
 
     path: Path
@@ -72,7 +143,7 @@ class VideoFile:
     width: int
     height: int
     coded_size: tuple[int, int]
-    rotation: int
+    orientation: Orientation
     time_base: Fraction
     start_pts: int
     frame_rate: Fraction
@@ -80,8 +151,22 @@ class VideoFile:
     pixel_aspect: Fraction | None
     color: ColorSpec
     copied_streams: tuple[int, ...]
-    attachment_count: int
     notes: tuple[str, ...]
+    pixel_format: str = "yuv420p"
+    hdr: HdrMetadata | None = None
+    part: VideoPart | None = None
+    is_interlaced: bool = False
+    time_jumps: TimeJumps = field(default_factory=TimeJumps)
+
+    @property
+    def first_number(self) -> int:
+        """Number, in the whole video, of the first frame of the part."""
+        return 0 if self.part is None else math.ceil(self.part.start * self.frame_rate)
+
+    def with_time_jumps(self) -> VideoFile:
+        """Reads the whole file, where its format allows its timestamps to jump, and returns the file with its jumps."""
+        with open_container(self.path) as container:
+            return replace(self, time_jumps=find_time_jumps(container))
 
 
 @contextmanager
@@ -161,44 +246,73 @@ def _make_hwaccel(name: str | None) -> HWAccel | None:
     return HWAccel(name, allow_software_fallback=False)
 
 
-def find_video_stream(container: InputContainer, path: Path) -> VideoStream:
-    """Finds the first video stream that is not a cover image.
+def find_video_stream(container: InputContainer, path: Path, options: InputOptions | None = None) -> VideoStream:
+    """Finds the video to process as FFmpeg and players do: the default one before others, the largest of several.
+
+    Cover images are none.
 
     Raises:
         InputError: There is none, or it cannot be decoded here.
+        UsageError: The options name several, or drop it.
     """
-    for stream in container.streams.video:
-        if not stream.disposition & Disposition.attached_pic:
-            if stream.codec_context is None:
-                raise InputError(f"{escape_name(path)} holds video of a kind that cannot be decoded here.")
-            return stream
-    raise InputError(f"{escape_name(path)} holds no video stream.")
+    videos = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    if not videos:
+        raise InputError(f"{escape_name(path)} holds no video stream.")
+    named = [stream for stream in videos if options is not None and stream.index in (options.streams or ())]
+    if len(named) > 1:
+        raise UsageError(
+            f"Streams {' and '.join(str(stream.index) for stream in named)} of {escape_name(path)} are videos, "
+            "and one video is processed; name one of them. Nothing was written."
+        )
+    left = named or [stream for stream in videos if options is None or str(stream.index) not in options.drop]
+    decodable = [stream for stream in left if stream.codec_context is not None]
+    if not left:
+        raise UsageError(f"All videos of {escape_name(path)} are dropped, and one is to be processed. Nothing was written.")
+    if not decodable:
+        raise InputError(f"{escape_name(path)} holds video of a kind that cannot be decoded here.")
+    return max(decodable, key=lambda stream: (bool(stream.disposition & Disposition.default), stream.width * stream.height))
 
 
-def open_video_file(path: Path, hwaccel: str | None = None) -> VideoFile:
+def _choose_copied_streams(container: InputContainer, video: VideoStream, options: InputOptions) -> tuple[int, ...]:
+    def is_copied(stream: Stream) -> bool:
+        if stream.index == video.index or options.is_dropped(stream) or is_timecode(stream):
+            return False
+        is_cover = bool(stream.disposition & Disposition.attached_pic)
+        return options.streams is not None or stream.type in COPIED_STREAM_TYPES or is_cover
+
+    return tuple(stream.index for stream in container.streams if is_copied(stream))
+
+
+def open_video_file(path: Path, options: InputOptions | None = None) -> VideoFile:
     """Reads what a video file is, from its header and its first good frame.
 
     Args:
         path: The file.
-        hwaccel: As for `open_container`.
+        options: How it is read, and what is kept of it.
 
     Raises:
+        UsageError: The options name streams that do not exist.
         InputError: No frame can be decoded, and as `open_container`, whose other errors it raises, too.
     """
-    with open_container(path, hwaccel) as container:
-        stream = find_video_stream(container, path)
-        first = _decode_first_frame(container, stream)
-        if first is None:
+    options = options or InputOptions()
+    with open_container(path, options.hwaccel) as container:
+        options.check_streams_exist(container, path)
+        stream = find_video_stream(container, path, options)
+        first_frames = list(islice(_decode_good_frames(container, stream), PROBED_FRAMES if options.deinterlace else 1))
+        if not first_frames:
             raise InputError(f"{escape_name(path)} holds no frame that can be decoded.")
+        first = first_frames[0]
         if stream.time_base is None:
             raise InputError(f"{escape_name(path)} does not say how its timestamps are counted.")
-        rotation = int(first.rotation) % 360
-        is_applicable = rotation % 90 == 0
-        is_sideways = rotation in (90, 270)
-        width, height = (first.height, first.width) if is_sideways else (first.width, first.height)
+        orientation = read_orientation(first)
+        upright = orientation or Orientation()
+        width, height = upright.orient_size(first.width, first.height)
         aspect = stream.sample_aspect_ratio or None
         rate = next((Fraction(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate), Fraction(30))
-        copied_streams = tuple(other.index for other in container.streams if other.type in COPIED_STREAM_TYPES)
+        rate = rate if 0 < rate <= 1000 else Fraction(30)
+        part = options.find_part(rate)
+        frame_count = stream.frames or _estimate_frame_count(container, stream, rate)
+        copied_streams = _choose_copied_streams(container, stream, options)
         color = ColorSpec.from_frame(first)
         return VideoFile(
             path=path,
@@ -206,43 +320,50 @@ def open_video_file(path: Path, hwaccel: str | None = None) -> VideoFile:
             width=width,
             height=height,
             coded_size=(first.width, first.height),
-            rotation=rotation if is_applicable else 0,
+            orientation=upright,
             time_base=stream.time_base,
             start_pts=first.pts if first.pts is not None else 0,
-            frame_rate=rate if 0 < rate <= 1000 else Fraction(30),
-            frame_count=stream.frames or _estimate_frame_count(container, stream, rate),
-            pixel_aspect=1 / aspect if aspect and is_sideways else aspect,
+            frame_rate=rate,
+            frame_count=frame_count if part is None else _count_part(part, frame_count, rate),
+            pixel_aspect=1 / aspect if aspect and upright.is_transposed else aspect,
             color=color,
             copied_streams=copied_streams,
-            attachment_count=sum(container.streams[index].type == "attachment" for index in copied_streams),
-            notes=tuple(_describe_conversions(container, stream, first, color, rotation, copied_streams)),
+            is_interlaced=any(frame.interlaced_frame for frame in first_frames),
+            notes=(
+                *_describe_conversions(stream, first, color, orientation),
+                *_describe_left_out_streams(container, {stream.index, *copied_streams}, options),
+            ),
+            pixel_format=first.format.name,
+            hdr=HdrMetadata.from_frame(first),
+            part=part,
         )
 
 
-def turn_upright(rgb: Frame, rotation: int) -> Frame:
-    """Turns a stored frame as it is shown.
-
-    Args:
-        rgb: uint8 (H, W, 3).
-        rotation: Degrees counterclockwise, a multiple of 90.
-
-    Returns:
-        A new array, or `rgb` itself where nothing is turned.
-    """
-    return np.ascontiguousarray(np.rot90(rgb, rotation // 90)) if rotation else rgb
+def read_orientation(frame: VideoFrame) -> Orientation | None:
+    """Reads the orientation of a frame from its display matrix; None where the matrix is none of the eight."""
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    return Orientation() if matrix is None else Orientation.from_display_matrix(bytes(matrix))
 
 
-def _decode_first_frame(container: InputContainer, stream: VideoStream) -> VideoFrame | None:
+def _decode_good_frames(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+    decode = make_decode_function(stream)
     for packet in container.demux(stream):
         if packet.is_corrupt:
             continue
         try:
-            for frame in packet.decode():
-                if isinstance(frame, VideoFrame) and not frame.is_corrupt:
-                    return frame
+            frames = decode(packet)
         except av.error.FFmpegError:
             continue
-    return None
+        yield from (frame for frame in frames if isinstance(frame, VideoFrame) and not frame.is_corrupt)
+
+
+def _count_part(part: VideoPart, frame_count: int, rate: Fraction) -> int:
+    """Estimates the number of frames of a part; 0: unknown."""
+    first = math.ceil(part.start * rate)
+    if part.end is None:
+        return max(0, frame_count - first)
+    last = math.ceil(part.end * rate)
+    return max(0, min(last, frame_count or last) - first)
 
 
 def _estimate_frame_count(container: InputContainer, stream: VideoStream, rate: Fraction) -> int:
@@ -252,35 +373,38 @@ def _estimate_frame_count(container: InputContainer, stream: VideoStream, rate: 
 
 
 def _describe_conversions(
-    container: InputContainer,
-    stream: VideoStream,
-    frame: VideoFrame,
-    color: ColorSpec,
-    rotation: int,
-    copied_streams: tuple[int, ...],
+    stream: VideoStream, frame: VideoFrame, color: ColorSpec, orientation: Orientation | None
 ) -> Iterator[str]:
-    name = frame.format.name
-    components = frame.format.components
     if color.is_guessed:
         yield f"not tagged with a color matrix: taken for {color} by its {frame.height} lines"
-    elif frame.format.is_rgb:
-        yield f"RGB in the video: written as {color}"
-    if max(component.bits for component in components) > 8:
-        yield f"{name} has more than 8 bits: processed and written with 8"
-    if any(component.is_alpha for component in components):
-        yield f"{name} is transparent: the transparency is left out"
-    if not name.startswith(("yuv420", "yuvj420", "nv12", "p010", "gray", "yuva420")):
-        yield f"{name} becomes 4:2:0"
-    if frame.interlaced_frame:
-        yield "interlaced: whole frames are processed, both fields together, and written as progressive; deinterlace first"
-    if rotation % 90:
-        yield f"turned by {rotation} degrees: not applied"
-    elif rotation:
-        yield f"turned by {rotation} degrees: the frames are written upright"
-    for other in container.streams:
-        if other.index != stream.index and other.index not in copied_streams:
-            yield f"stream {other.index} ({_describe_stream_type(other)}) is left out"
+    if says_transparent(stream) and not has_transparency(frame.format):
+        yield f"the transparency of {stream.codec_context.codec.canonical_name} is left out: this decoder does not read it"
+    if color.transfer in TRANSFER_NAMES:
+        yield f"{TRANSFER_NAMES[color.transfer]} (HDR): the network gets the codes as they are, as if they were SDR"
+    for kind in list_dynamic_metadata(frame):
+        yield f"{kind} metadata of single frames is left out"
+    if orientation is None:
+        yield "its display matrix is neither a turn by a multiple of 90 degrees nor a mirror image: not applied"
+    elif orientation:
+        yield f"{orientation}: the frames are written upright"
 
 
-def _describe_stream_type(stream: Stream) -> str:
-    return "another video" if stream.type == "video" else escape_name(stream.type)
+def _describe_left_out_streams(container: InputContainer, kept: set[int], options: InputOptions) -> Iterator[str]:
+    has_chapters = bool(container.chapters())
+    for stream in container.streams:
+        # The chapters of QuickTime are a data stream, too, and are written again from the list of chapters.
+        is_chapters = has_chapters and stream.type == "data" and getattr(stream, "name", None) == "bin_data"
+        if stream.index not in kept and not (options.is_dropped(stream) or is_timecode(stream) or is_chapters):
+            yield f"stream {stream.index} ({describe_stream(stream)}) is left out"
+
+
+def is_timecode(stream: Stream) -> bool:
+    """Tells whether a stream is a QuickTime timecode track. The muxer writes it again, from the video's tag of that name."""
+    return stream.type == "data" and "timecode" in stream.metadata
+
+
+def describe_stream(stream: Stream) -> str:
+    """Describes a stream by type, codec and language, such as "audio, aac, eng"."""
+    kind = "cover image" if stream.disposition & Disposition.attached_pic else stream.type
+    codec = stream.codec_context.name if stream.codec_context is not None else getattr(stream, "name", None)
+    return ", ".join(escape_name(part, 60) for part in (kind, codec, stream.metadata.get("language")) if part)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from av.video.format import VideoFormat
@@ -24,6 +25,7 @@ from dni_deploy.video_io.color import (
     ColorConverter,
     ColorSpec,
     choose_matrix,
+    component_bits,
     view_planes,
 )
 from dni_deploy.video_io.pipe import ReadableFile, read_line, read_whole
@@ -43,8 +45,10 @@ PIXEL_FORMATS = {
     "422": "yuv422p",
     "444": "yuv444p",
     "mono": "gray",
+    **{f"{chroma}p{bits}": f"yuv{chroma}p{bits}le" for chroma in ("420", "422", "444") for bits in (9, 10, 12, 14, 16)},
+    **{f"mono{bits}": f"gray{bits}le" for bits in (9, 10, 12, 16)},
 }
-"""FFmpeg's format for each chroma token that is supported."""
+"""FFmpeg's format for each chroma token that is supported; samples of more than 8 bits are little-endian, of 2 bytes."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +78,19 @@ class Y4mHeader:
         return tuple((component.height, component.width) for component in pixel_format.components)
 
     @property
+    def bits(self) -> int:
+        """Bits of a sample."""
+        return component_bits(VideoFormat(PIXEL_FORMATS[self.chroma]))
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of a sample."""
+        return np.dtype(np.uint8 if self.bits <= 8 else "<u2")
+
+    @property
     def frame_bytes(self) -> int:
         """Bytes of a frame, without its line."""
-        return sum(height * width for height, width in self.plane_sizes)
+        return sum(height * width for height, width in self.plane_sizes) * self.dtype.itemsize
 
     @property
     def is_interlaced(self) -> bool:
@@ -125,7 +139,7 @@ def read_header(source: ReadableFile) -> Y4mHeader:
 
     Raises:
         InputError: There is no line, it is not y4m, or a field is missing, given twice or nonsense.
-        UsageError: The chroma format is not supported, such as 10 bits.
+        UsageError: The chroma format is not supported, such as 4:1:1.
         LimitError: A frame has more than MAX_OUTPUT_PIXELS pixels.
     """
     line = read_line(source, MAX_HEADER_BYTES)
@@ -178,11 +192,9 @@ def _parse_rate(text: str | None, line: bytes) -> Fraction | None:
 def _validate_chroma(name: str) -> str:
     if name in PIXEL_FORMATS:
         return name
-    bits = re.search(r"p?(9|10|12|14|16)$", name)
-    reason = f"{bits[1]} bits a sample" if bits else "a layout that this filter does not read"
     raise UsageError(
-        f"The stream is C{escape_name(name, 40)}: {reason}; convert it before the pipe to 8 bit 4:2:0, 4:2:2, 4:4:4 or mono "
-        "(ffmpeg: -pix_fmt yuv420p)."
+        f"The stream is C{escape_name(name, 40)}, a layout that this filter does not read; convert it before the pipe to 4:2:0, "
+        "4:2:2, 4:4:4 or mono (ffmpeg: -pix_fmt yuv420p)."
     )
 
 
@@ -196,11 +208,11 @@ class Y4mFrame:
 
     Attributes:
         parameters: The parameters of its line.
-        planes: uint8 (height, width) each, views of one array that nobody else holds.
+        planes: uint8 or little-endian uint16 (height, width) each, views of one array that nobody else holds.
     """
 
     parameters: tuple[bytes, ...]
-    planes: tuple[NDArray[np.uint8], ...]
+    planes: tuple[NDArray[Any], ...]
 
 
 def read_y4m_frames(source: ReadableFile, header: Y4mHeader) -> Iterator[Y4mFrame]:
@@ -225,7 +237,7 @@ def read_y4m_frames(source: ReadableFile, header: Y4mHeader) -> Iterator[Y4mFram
         size = read_whole(source, data)
         if size < data.size:
             raise _make_frame_error(count, f"the stream ends {size} bytes into a frame of {data.size}")
-        yield Y4mFrame(tuple(line.split()[1:]), split_planes(data, header.plane_sizes))
+        yield Y4mFrame(tuple(line.split()[1:]), split_planes(data.view(header.dtype), header.plane_sizes))
         count += 1
 
 
@@ -235,8 +247,8 @@ def _make_frame_error(count: int, problem: str) -> Exception:
     return PartialResultError(f"After frame {count}, {problem}; the {count} whole frames before were passed on.")
 
 
-def split_planes(data: NDArray[np.uint8], sizes: tuple[tuple[int, int], ...]) -> tuple[NDArray[np.uint8], ...]:
-    """Returns views (height, width) of one uint8 (bytes,) array, one behind the other."""
+def split_planes(data: NDArray[Any], sizes: tuple[tuple[int, int], ...]) -> tuple[NDArray[Any], ...]:
+    """Returns views (height, width) of one array (samples,), one behind the other."""
     ends = np.cumsum([height * width for height, width in sizes])[:-1]
     return tuple(part.reshape(size) for part, size in zip(np.split(data, ends), sizes, strict=True))
 
@@ -275,7 +287,8 @@ class Y4mFormat:
         self._to_rgb = ColorConverter(choose_color(matrix, header.height, header.full_range))
         self._from_rgb = ColorConverter(
             choose_color(matrix, self._output_header.height, header.full_range),
-            PIXEL_FORMATS[header.chroma].replace("gray", "yuv444p"),  # whose luma it is; swscale makes gray of full range alone
+            # Of 8-bit mono, luma of 4:4:4: the converter's way to it is faster.
+            "yuv444p" if header.chroma == "mono" else PIXEL_FORMATS[header.chroma],
         )
         self.notes = tuple(_collect_notes(header, self._to_rgb.color, self._from_rgb.color))
 
@@ -285,12 +298,13 @@ class Y4mFormat:
 
     def read(self) -> Iterator[RawFrame]:
         """Reads the frames, as RawVideoFormat says."""
+        largest = self._input_header.dtype.type((1 << self._input_header.bits) - 1)
         for frame in read_y4m_frames(self._source, self._input_header):
             decoded = VideoFrame(self.width, self.height, PIXEL_FORMATS[self._input_header.chroma])
             self._to_rgb.color.tag(decoded)
             for target, plane in zip(view_planes(decoded), frame.planes, strict=True):
-                target[:] = plane
-            yield RawFrame(self._to_rgb.to_rgb(decoded), frame.parameters)
+                np.minimum(plane, largest, out=target)  # a sample may claim more bits than the header
+            yield RawFrame(self._to_rgb.to_deepest_rgb(decoded), frame.parameters)
 
     def encode_frame(self, frame: RawFrame, rendered: RenderedFrame) -> NDArray[np.uint8]:
         """Returns the frame's line and its planes."""
@@ -298,7 +312,7 @@ class Y4mFormat:
         line = format_frame_line(frame.parameters, stamp if self._stamp else "")
         data = np.empty(len(line) + self._output_header.frame_bytes, np.uint8)
         data[: len(line)] = np.frombuffer(line, np.uint8)
-        planes = split_planes(data[len(line) :], self._output_header.plane_sizes)
+        planes = split_planes(data[len(line) :].view(self._output_header.dtype), self._output_header.plane_sizes)
         for target, plane in zip(planes, view_planes(self._from_rgb.from_rgb(rendered.output)), strict=False):
             target[:] = plane  # mono has no use for the other two
         return data

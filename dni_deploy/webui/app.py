@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -16,14 +17,17 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from dni_deploy.alpha.plane import ControlPlane
+from dni_deploy.alpha.timeline import AlphaTimeline
 from dni_deploy.control.alpha_http import HTTP_SOURCE, JSON_CONTENT_TYPE, error_to_json, put_alpha, state_to_json
 from dni_deploy.control.message_handler import AlphaMessageHandler
 from dni_deploy.control.request_guard import RequestRefusedError, body_too_large_error, check_body_head
 from dni_deploy.control.shared_alpha import SharedAlpha
 from dni_deploy.errors import DniError, LimitError, UsageError
+from dni_deploy.webui.commands import CommandLines, format_timeline
+from dni_deploy.webui.frame_source import FrameSource
 from dni_deploy.webui.guard import PageLimits, make_refusal_response, make_request_head
-from dni_deploy.webui.renderer import Renderer
-from dni_deploy.webui.sources import decode_upload
+from dni_deploy.webui.renderer import Renderer, encode_png
+from dni_deploy.webui.sources import UploadedFile, decode_upload
 from dni_deploy.webui.websocket import CLOSE_TRY_AGAIN_LATER, PageConnection
 
 PAGE_FOLDER = files("dni_deploy") / "webui" / "page"
@@ -31,11 +35,13 @@ STATIC_FILE_TYPES = {
     "page.css": "text/css; charset=utf-8",
     "page.js": "text/javascript; charset=utf-8",
     "controls.js": "text/javascript; charset=utf-8",
-    "recorder.js": "text/javascript; charset=utf-8",
 }
 """The files that are served, by name; nothing else has an address, so no path can lead out of the folder."""
 
 IMAGE_CONTENT_TYPES = ("image/png", "image/jpeg", "image/webp", "image/tiff", "image/bmp", "application/octet-stream")
+VIDEO_CONTENT_TYPE = "application/octet-stream"
+"""Type of an uploaded video: what it is, its content tells."""
+
 HTTP_ERROR_MESSAGES = {404: "There is nothing at this address.", 405: "There is no such method at this address."}
 log = logging.getLogger(__name__)
 
@@ -49,10 +55,11 @@ class AppState:
         shared_alpha: What a page or a request sets.
         plane: What a point means; None refuses points.
         hello_fields: What a page receives first.
-        max_size: Largest width and height of an uploaded image, in pixels; it is scaled down to fit.
+        max_size: Largest width and height of what is uploaded, in pixels; it is scaled down to fit.
         limits: Sizes and times.
+        commands: Makes the command lines that the page offers.
         client_count: Number of pages that watch.
-        is_decoding: Whether an uploaded image is being decoded; only one is at a time.
+        is_decoding: Whether an upload is being read; only one is at a time.
     """
 
     renderer: Renderer
@@ -61,6 +68,7 @@ class AppState:
     hello_fields: dict[str, Any]
     max_size: tuple[int, int]
     limits: PageLimits
+    commands: CommandLines
     client_count: int = 0
     is_decoding: bool = False
 
@@ -98,22 +106,58 @@ def make_app(state: AppState) -> Starlette:
         }
         return {**state_to_json(state.shared_alpha.state), "frame": frame}
 
-    async def handle_upload(request: Request) -> Response:
+    async def receive_image(request: Request) -> FrameSource:
+        max_bytes = state.limits.max_image_bytes
+        check_body_head(make_request_head(request.scope), IMAGE_CONTENT_TYPES, max_bytes, requires_length=False)
+        body = await _read_body(request, max_bytes, state.limits.request_timeout_s)
+        return await asyncio.to_thread(decode_upload, body, state.max_size)
+
+    async def receive_video(request: Request) -> FrameSource:
+        max_bytes = state.limits.max_video_bytes
+        check_body_head(make_request_head(request.scope), (VIDEO_CONTENT_TYPE,), max_bytes, requires_length=False)
+        with UploadedFile() as file:
+            async for part in _read_parts(request, max_bytes, state.limits.request_timeout_s):
+                await asyncio.to_thread(file.write, part)
+            return await asyncio.to_thread(file.open_as_video, state.max_size)
+
+    async def handle_upload(request: Request, receive: Callable[[Request], Awaitable[FrameSource]]) -> Response:
         if state.is_decoding:
-            raise RequestRefusedError(503, "Another image is being read; try again.")
+            raise RequestRefusedError(503, "Another file is being read; try again.")
         state.is_decoding = True
         try:
-            head, max_bytes = make_request_head(request.scope), state.limits.max_image_bytes
-            check_body_head(head, IMAGE_CONTENT_TYPES, max_bytes, requires_length=False)
-            body = await _read_body(request, max_bytes, state.limits.request_timeout_s)
-            source = await asyncio.to_thread(decode_upload, body, state.max_size)
+            source = await receive(request)
         except DniError as error:
             return JSONResponse(error_to_json(error), 413 if isinstance(error, LimitError) else 400)
         finally:
             state.is_decoding = False
-        state.renderer.replace_source(source)
         height, width = source.get_frame(0).frame.shape[:2]
+        state.renderer.replace_source(source)
         return JSONResponse({"source": source.name, "width": width, "height": height})
+
+    async def handle_image(request: Request) -> Response:
+        return await handle_upload(request, receive_image)
+
+    async def handle_video(request: Request) -> Response:
+        return await handle_upload(request, receive_video)
+
+    async def serve_take(request: Request) -> Response:
+        return JSONResponse(_make_take(state.renderer).to_json())
+
+    async def serve_commands(request: Request) -> Response:
+        shows_source = state.renderer.status[1]["is_first_source"]
+        take = None if state.renderer.recorder.source is None else _make_take(state.renderer)
+        fields = {
+            "setting": state.commands.format_setting(state.shared_alpha.state.requested, shows_source=shows_source),
+            "take": None if take is None else state.commands.format_take(take, shows_source=shows_source),
+            "timeline": None if take is None else format_timeline(take),
+        }
+        return JSONResponse(fields)
+
+    async def serve_picture(request: Request) -> Response:
+        latest = state.renderer.latest_preview
+        if latest is None:
+            raise RequestRefusedError(404, "There is no picture yet.")
+        return Response(await asyncio.to_thread(encode_png, latest.output), media_type="image/png")
 
     async def serve_websocket(websocket: WebSocket) -> None:
         await websocket.accept()
@@ -142,20 +186,35 @@ def make_app(state: AppState) -> Starlette:
             Route("/", serve_index),
             Route("/static/{name}", serve_static_file),
             Route("/alpha", handle_alpha, methods=["GET", "PUT"]),
-            Route("/image", handle_upload, methods=["PUT"]),
+            Route("/image", handle_image, methods=["PUT"]),
+            Route("/video", handle_video, methods=["PUT"]),
+            Route("/take", serve_take),
+            Route("/commands", serve_commands),
+            Route("/picture", serve_picture),
             WebSocketRoute("/frames", serve_websocket),
         ],
         exception_handlers={RequestRefusedError: respond_refused, HTTPException: respond_error},
     )
 
 
+def _make_take(renderer: Renderer) -> AlphaTimeline:
+    try:
+        return renderer.make_take()
+    except UsageError as error:
+        raise RequestRefusedError(404, str(error)) from None
+
+
 async def _read_body(request: Request, max_bytes: int, timeout_s: float) -> bytes:
-    """Reads a whole body, as long as it keeps coming.
+    """Reads a whole body; the errors are those of `_read_parts`."""
+    return b"".join([part async for part in _read_parts(request, max_bytes, timeout_s)])
+
+
+async def _read_parts(request: Request, max_bytes: int, timeout_s: float) -> AsyncIterator[bytes]:
+    """Reads a body part by part, as long as it keeps coming.
 
     Raises:
         RequestRefusedError: 408 where no next part comes in time, 413 where it is too large, 400 where it ends early.
     """
-    parts: list[bytes] = []
     size = 0
     stream = request.stream()
     try:
@@ -164,9 +223,9 @@ async def _read_body(request: Request, max_bytes: int, timeout_s: float) -> byte
             size += len(part)
             if size > max_bytes:
                 raise body_too_large_error(max_bytes)
-            parts.append(part)
+            yield part
     except StopAsyncIteration:
-        return b"".join(parts)
+        return
     except asyncio.TimeoutError:
         raise RequestRefusedError(408, "The body did not come.") from None
     except ClientDisconnect:

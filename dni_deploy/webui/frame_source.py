@@ -11,16 +11,32 @@ from PIL import Image
 from dni_deploy.imaging.frames import Frame
 
 
+class VideoPosition(NamedTuple):
+    """A frame's place in a video file, as `video` counts.
+
+    Attributes:
+        frame: Number of the frame in the file, from 0.
+        seconds: Its time from the first frame.
+        pass_number: How often the video had begun anew.
+    """
+
+    frame: int
+    seconds: float
+    pass_number: int
+
+
 class SourceFrame(NamedTuple):
     """A frame of a source.
 
     Attributes:
         frame: uint8 (H, W, 3), RGB; nobody changes the pixels.
-        number: Differs wherever the frame differs.
+        number: Differs wherever the frame differs; of a video, the number of frames before it in all passes.
+        position: Its place in the video; None where it has none.
     """
 
     frame: Frame
     number: int
+    position: VideoPosition | None = None
 
 
 class FrameSource(Protocol):
@@ -42,6 +58,13 @@ class FrameSource(Protocol):
 
     def seconds_until_next(self, seconds: float) -> float:
         """Returns how long it takes until there is another frame, in seconds; infinity for a still image."""
+        ...
+
+    def locate(self, seconds: float) -> VideoPosition | None:
+        """Returns where a video is at a time; beyond the last `get_frame` by the frame rate. None for anything else.
+
+        Any thread may call it.
+        """
         ...
 
     def close(self) -> None:
@@ -72,6 +95,10 @@ class StillImage:
     def seconds_until_next(self, seconds: float) -> float:
         """Returns infinity."""
         return math.inf
+
+    def locate(self, seconds: float) -> VideoPosition | None:
+        """Returns None."""
+        return None
 
     def close(self) -> None:
         """Does nothing."""

@@ -32,6 +32,7 @@ class PageLimits(RequestLimits):
         max_clients: Number of pages that may watch at once (OBS, a desktop, a phone); the next one is asked to come back later.
         max_message_bytes: Size of one text message on the WebSocket.
         max_image_bytes: Size of an uploaded image.
+        max_video_bytes: Size of an uploaded video, which is kept in a temporary file.
         send_timeout_s: Longest time until a client must have taken what was sent; then it is cut off.
         ping_interval_s: Time after which an idle client is asked whether it is still there.
         pong_timeout_s: Longest time for its answer.
@@ -42,6 +43,7 @@ class PageLimits(RequestLimits):
     max_clients: int = 8
     max_message_bytes: int = 1 << 16
     max_image_bytes: int = 1 << 26
+    max_video_bytes: int = 1 << 31
     send_timeout_s: float = 4.0
     ping_interval_s: float = 2.0
     pong_timeout_s: float = 3.0

@@ -26,7 +26,9 @@ in encoding, and since the frame began (float32 each). It is followed by N float
 
 MESSAGE_TAG = b"DNI1"
 FLAG_SET_BY_PAGE, FLAG_MOVING = 1, 2
-REQUEST_KEYS = frozenset({"next", "views", "alpha", "point", "share", "request_id", "pause", "follow"})
+REQUEST_KEYS = frozenset(
+    {"next", "views", "alpha", "point", "share", "request_id", "pause", "follow", "record", "play", "loop", "restore"}
+)
 ALPHA_KEYS = frozenset({"alpha", "point", "share"})
 """The keys of a request that set alpha."""
 
@@ -114,7 +116,7 @@ def parse_client_request(text: str) -> dict[str, Any]:
     request_id = request.get("request_id", 0)
     if type(request_id) is not int or not 0 <= request_id < 2**32:
         raise UsageError("'request_id' is a whole number from 0 to 4294967295.")
-    for key in ("pause", "follow", "next"):
+    for key in ("pause", "follow", "record", "play", "loop", "restore", "next"):
         if not isinstance(request.get(key, False), bool):
             raise UsageError(f"{key!r} is true or false.")
     views = request.get("views", [])

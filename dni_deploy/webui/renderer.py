@@ -13,17 +13,21 @@ from typing import Any
 
 from PIL import Image
 
-from dni_deploy.alpha.timeline import AlphaSource
+from dni_deploy.alpha.coefficients import Coefficients
+from dni_deploy.alpha.log import AlphaLog
+from dni_deploy.alpha.timeline import AlphaSource, AlphaTimeline
 from dni_deploy.control.shared_alpha import AlphaState, SharedAlpha
-from dni_deploy.errors import DniError
+from dni_deploy.errors import DniError, UsageError
 from dni_deploy.imaging.frames import Frame
+from dni_deploy.imaging.rendered import RenderedFrame
 from dni_deploy.session.session import Session
 from dni_deploy.webui.frame_source import FrameSource, SourceFrame
 from dni_deploy.webui.message import FrameMetadata
 from dni_deploy.webui.pixel_blend import PixelBlend
+from dni_deploy.webui.take import ShownFramesLog, TakeRecorder
 
-TIMELINE_SOURCE = "timeline"
-"""Who set the alpha, where it follows a timeline."""
+TIMELINE_SOURCE, TAKE_SOURCE = "timeline", "take"
+"""Who set the alpha, where it follows the timeline that was given, or the take that was recorded last."""
 
 ERROR_PAUSE_S = 1.0
 """Seconds until a frame that could not be rendered is tried again."""
@@ -42,11 +46,13 @@ class EncodedPreview:
         metadata: How it was rendered.
         jpegs: JPEG files by kind.
         requested_kinds: The kinds that were asked for, also those that could not be made yet.
+        output: uint8 (H, W, 3), the frame itself; nobody changes the pixels.
     """
 
     metadata: FrameMetadata
     jpegs: dict[str, bytes]
     requested_kinds: frozenset[str]
+    output: Frame
 
 
 class Renderer:
@@ -55,7 +61,9 @@ class Renderer:
     Attributes:
         latest_preview: The newest preview, replaced as a whole; None before the first.
         frame_count: Number of frames that were rendered.
+        recorder: Records takes.
         failure: What ended the thread, or None.
+        log_failure: What ended the alpha log, or None.
         status: A number that grows with each change, and what pages receive besides frames.
 
     Thread safety: any thread may call any method.
@@ -69,6 +77,7 @@ class Renderer:
         *,
         pixel_blend: PixelBlend | None = None,
         timeline: AlphaSource | None = None,
+        alpha_log: AlphaLog | None = None,
         quality: int = 80,
         fps: float = 60.0,
     ) -> None:
@@ -77,9 +86,10 @@ class Renderer:
         Args:
             session: Renders the frames.
             shared_alpha: The alpha that they are rendered with.
-            source: What is shown.
+            source: What is shown, and shown again after another one.
             pixel_blend: Renders the kind "pixels"; None: there is none.
             timeline: Alpha over time, which is followed until somebody else sets the shared alpha.
+            alpha_log: Gets a line for each frame of `source` that is shown; the caller closes it after the renderer.
             quality: JPEG quality, 1 to 95.
             fps: Largest number of frames in a second.
         """
@@ -87,9 +97,13 @@ class Renderer:
         self.quality, self.fps = quality, fps
         self.latest_preview: EncodedPreview | None = None
         self.frame_count = 0
+        self.recorder = TakeRecorder(shared_alpha.members, records_settings=shared_alpha.slew is None)
         self.failure: BaseException | None = None
+        self.log_failure: DniError | None = None
+        self._shown_log = None if alpha_log is None else ShownFramesLog(alpha_log, source.is_moving)
         self.status: tuple[int, dict[str, Any]] = (0, {})
         self._source, self._old_sources = source, list[FrameSource]()
+        self._first_source, self._first_position_s = source, 0.0
         self._requests: dict[int, tuple[frozenset[str], Callable[[], None]]] = {}
         self._wake_callbacks: dict[int, Callable[[], None]] = {}
         self._condition = threading.Condition()
@@ -97,7 +111,9 @@ class Renderer:
         self._source_number = 0  # grows with each source, so that frames of two sources never have one key
         self._render_forced = True
         self._rendered_frame_key = (-1, -1)
-        self._timeline_followed = timeline is not None
+        self._followed = TIMELINE_SOURCE if timeline is not None else ""
+        self._take: AlphaTimeline | None = None
+        self._take_started_s, self._take_loops = 0.0, False
         self._paused = False
         self._position_s, self._position_updated_at, self._last_started_at = 0.0, time.perf_counter(), -math.inf
         if pixel_blend is not None:
@@ -105,7 +121,17 @@ class Renderer:
         self._unsubscribe = shared_alpha.subscribe(self._on_alpha_set)
         self._thread = threading.Thread(target=self._run_thread, name="dni-renderer", daemon=True)
         self._update_status(
-            source=source.name, is_moving=source.is_moving, paused=False, follows=self._timeline_followed, problem="", pixels=""
+            source=source.name,
+            is_moving=source.is_moving,
+            first_source=source.name,
+            is_first_source=True,
+            paused=False,
+            follows=timeline is not None,
+            recording=False,
+            take=None,
+            playing=False,
+            problem="",
+            pixels="",
         )
 
     def start(self) -> None:
@@ -120,8 +146,10 @@ class Renderer:
         self._unsubscribe()
         if self._thread.ident is not None:
             self._thread.join()
-        for source in (*self._old_sources, self._source):
+        for source in {*self._old_sources, self._source, self._first_source}:
             source.close()
+        if self._shown_log is not None:
+            self._write_log(self._shown_log.finish)
 
     def add_client(self, client: int, wake: Callable[[], None]) -> None:
         """Adds a page.
@@ -149,12 +177,82 @@ class Renderer:
     def replace_source(self, source: FrameSource) -> None:
         """Shows another source, which the renderer owns from now on."""
         with self._condition:
-            self._old_sources.append(self._source)
+            position = self._advance_position()
+            if self._source is self._first_source:
+                self._first_position_s = position
+            elif self._source is not source:
+                self._old_sources.append(self._source)
+            self.recorder.stop(position)
+            self._position_s = self._first_position_s if source is self._first_source else 0.0
             self._source, self._render_forced = source, True
             self._source_number += 1
-            self._position_s = 0.0
             self._condition.notify_all()
-        self._update_status(source=source.name, is_moving=source.is_moving, problem="")
+        self._update_status(
+            source=source.name,
+            is_moving=source.is_moving,
+            is_first_source=source is self._first_source,
+            **self._describe_take(),
+            problem="",
+        )
+
+    def restore_source(self) -> None:
+        """Shows the source again that was shown first; a video goes on where it was left."""
+        if self._source is not self._first_source:
+            self.replace_source(self._first_source)
+
+    def record(self, enabled: bool) -> None:
+        """Begins a take, which replaces the last one, or ends it."""
+        with self._condition:
+            position = self._advance_position()
+            if not enabled:
+                self.recorder.stop(position)
+            elif not self.recorder.is_recording:
+                state = self.shared_alpha.state
+                self.recorder.start(self._source, position, state.sequence, state.coefficients)
+            self._followed = "" if self._followed == TAKE_SOURCE else self._followed
+        self._update_status(playing=False, **self._describe_take())
+
+    def make_take(self) -> AlphaTimeline:
+        """Makes the last take a timeline.
+
+        Raises:
+            UsageError: Nothing was recorded yet.
+        """
+        return self.recorder.make_timeline()
+
+    def play_take(self, enabled: bool, loop: bool = False) -> None:
+        """Follows the last take, or no longer: a video's by its frames, whenever they are shown; another one once, or in a loop.
+
+        Raises:
+            UsageError: Nothing was recorded yet, or it is a video's and another source is shown.
+        """
+        take = self.make_take() if enabled else None
+        with self._condition:
+            position = self._advance_position()
+            if (
+                take is not None
+                and (self.recorder.is_video or self._source.is_moving)
+                and self._source is not self.recorder.source
+            ):
+                raise UsageError("The take belongs to another source; record one of this.")
+            self.recorder.stop(position)
+            self._take, self._take_started_s, self._take_loops = take, position, loop
+            if take is not None:
+                self._followed = TAKE_SOURCE
+            elif self._followed == TAKE_SOURCE:
+                self._followed = ""
+            self._condition.notify_all()
+        self._update_status(playing=take is not None, follows=False, **self._describe_take())
+
+    def _describe_take(self) -> dict[str, Any]:
+        recorder = self.recorder
+        if recorder.source is None:
+            return {"recording": False, "take": None}
+        take: dict[str, Any] = {"video": recorder.is_video}
+        if not recorder.is_recording:
+            times = self.make_take().times
+            take |= {"keyframes": len(times), "first": float(times[0]), "last": float(times[-1])}
+        return {"recording": recorder.is_recording, "take": take}
 
     def pause(self, paused: bool) -> None:
         """Stops the source's time, or lets it go on; alpha still changes the preview."""
@@ -166,10 +264,11 @@ class Renderer:
 
     def follow_timeline(self, enabled: bool) -> None:
         """Takes alpha from the timeline again, where there is one, or no longer."""
+        followed = TIMELINE_SOURCE if enabled and self.timeline is not None else ""
         with self._condition:
-            self._timeline_followed = enabled and self.timeline is not None
+            self._followed = followed
             self._condition.notify_all()
-        self._update_status(follows=self._timeline_followed)
+        self._update_status(follows=bool(followed), playing=False)
 
     def force_render(self) -> None:
         """Renders a preview even if nothing has changed: something that was not ready is now."""
@@ -179,12 +278,13 @@ class Renderer:
 
     def _on_alpha_set(self, state: AlphaState) -> None:
         with self._condition:
-            was_followed = self._timeline_followed
-            self._timeline_followed = was_followed and state.source == TIMELINE_SOURCE
-            left_timeline = was_followed and not self._timeline_followed
+            self.recorder.record_setting(self._advance_position(), state.sequence, state.requested)
+            was_followed = self._followed
+            self._followed = was_followed if state.source == was_followed else ""
+            has_left = was_followed != self._followed
             self._condition.notify_all()
-        if left_timeline:
-            self._update_status(follows=False)
+        if has_left:
+            self._update_status(follows=False, playing=False)
 
     def _update_status(self, **fields: Any) -> None:
         with self._condition:
@@ -199,7 +299,7 @@ class Renderer:
     def _advance_position(self) -> float:
         """Returns the source's time in seconds; the condition is held."""
         now = time.perf_counter()
-        if not self._paused:
+        if not (self._paused and self._source.is_moving):
             self._position_s += now - self._position_updated_at
         self._position_updated_at = now
         return self._position_s
@@ -217,7 +317,7 @@ class Renderer:
         if (
             last is None
             or self._render_forced
-            or self._timeline_followed
+            or self._followed
             or last.metadata.is_alpha_moving
             or last.metadata.alpha_sequence != state.sequence
             or not self._requested_views() <= last.requested_kinds
@@ -261,11 +361,13 @@ class Renderer:
                 self._condition.wait_for(lambda: self._closing, ERROR_PAUSE_S)
             return
         if preview is None:
+            self._last_started_at = started_at if self._followed else self._last_started_at
             return
         with self._condition:
             self.latest_preview, self.frame_count, self._last_started_at = preview, self.frame_count + 1, started_at
             requests, self._requests = self._requests, {}
-        self._update_status(problem=self.pixel_blend.problem if self.pixel_blend is not None and "pixels" in views else "")
+        blend_problem = self.pixel_blend.problem if self.pixel_blend is not None and "pixels" in views else ""
+        self._update_status(problem=blend_problem or ("" if self.log_failure is None else str(self.log_failure)))
         for _, wake in requests.values():
             wake()
 
@@ -274,10 +376,10 @@ class Renderer:
     ) -> EncodedPreview | None:
         """Returns the preview; None where the source turned out to have no other frame than the last one."""
         source_frame = source.get_frame(position)
-        if self._timeline_followed and self.timeline is not None:
-            requested = self.timeline.at(position, source_frame.number)
-            if requested != self.shared_alpha.state.requested:
-                self.shared_alpha.set_alpha(requested, TIMELINE_SOURCE)
+        followed = self._followed
+        requested = self._alpha_to_follow(followed, position, source_frame)
+        if requested is not None and requested != self.shared_alpha.state.requested:
+            self.shared_alpha.set_alpha(requested, followed)
         state = self.shared_alpha.read()
         if self._is_unchanged(source_frame, source_number, state, views):
             return None
@@ -295,6 +397,7 @@ class Renderer:
             blended = self.pixel_blend.blend_outputs(source_frame.frame, key, rendered.coefficients.values)
             jpegs["pixels"] = encode_jpeg(blended, self.quality)
         self._rendered_frame_key = (source_number, source_frame.number)
+        self._record_shown(source, source_frame, position, state.sequence, rendered)
         metadata = FrameMetadata(
             sequence=self.frame_count + 1,
             generation=rendered.generation,
@@ -307,7 +410,45 @@ class Renderer:
             encode_ms=(time.perf_counter() - rendered_at) * 1e3,
             started_at=started_at,
         )
-        return EncodedPreview(metadata, jpegs, views)
+        return EncodedPreview(metadata, jpegs, views, rendered.output)
+
+    def _alpha_to_follow(self, followed: str, position: float, source_frame: SourceFrame) -> Coefficients | None:
+        """Returns the alpha of the timeline or take that is followed; None where it ends, or without one."""
+        if followed == TIMELINE_SOURCE and self.timeline is not None:
+            return self.timeline.at(position, source_frame.number)
+        take = self._take
+        if followed != TAKE_SOURCE or take is None:
+            return None
+        if source_frame.position is not None:
+            return take.at(source_frame.position.seconds, source_frame.position.frame)
+        seconds, length = position - self._take_started_s, float(take.times[-1])
+        if seconds < length:
+            return take.at(seconds, 0)
+        if self._take_loops and length > 0:
+            return take.at(seconds % length, 0)
+        self.play_take(False)
+        return take.at(length, 0)
+
+    def _record_shown(
+        self, source: FrameSource, source_frame: SourceFrame, position: float, sequence: int, rendered: RenderedFrame
+    ) -> None:
+        """Adds a frame to the take and to the alpha log."""
+        was_recording = self.recorder.is_recording
+        self.recorder.record_shown(source, source_frame, position, sequence, rendered.coefficients)
+        if was_recording and not self.recorder.is_recording:  # the video has begun anew
+            self._update_status(**self._describe_take())
+        if self._shown_log is not None and source is self._first_source:
+            shown_log = self._shown_log
+            self._write_log(lambda: shown_log.add(source_frame, position, rendered))
+
+    def _write_log(self, write: Callable[[], None]) -> None:
+        """Writes to the alpha log; a performance goes on where that fails."""
+        if self.log_failure is None:
+            try:
+                write()
+            except DniError as error:
+                self.log_failure = error
+                self._update_status(problem=str(error))
 
     def _is_unchanged(self, source_frame: SourceFrame, source_number: int, state: AlphaState, views: frozenset[str]) -> bool:
         last = self.latest_preview
@@ -341,4 +482,18 @@ def encode_jpeg(frame: Frame, quality: int) -> bytes:
     buffer = io.BytesIO()
     subsampling = 0 if quality >= MIN_FULL_CHROMA_QUALITY else 2  # Pillow's numbers: 0 is 4:4:4, 2 is 4:2:0
     Image.fromarray(frame).save(buffer, "JPEG", quality=quality, subsampling=subsampling)
+    return buffer.getvalue()
+
+
+def encode_png(frame: Frame) -> bytes:
+    """Encodes a frame without loss.
+
+    Args:
+        frame: uint8 (H, W, 3), RGB.
+
+    Returns:
+        The content of a PNG file.
+    """
+    buffer = io.BytesIO()
+    Image.fromarray(frame).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

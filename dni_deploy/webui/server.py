@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
 import uvicorn
 
-from dni_deploy.control.listener import bind_socket
+from dni_deploy.control.address import LOOPBACK, bind_sockets
 from dni_deploy.control.request_guard import RequestGuard, bracket_host, is_loopback_host, make_token, validate_token
 from dni_deploy.errors import UsageError, escape_name
 from dni_deploy.webui.app import AppState, make_app
@@ -23,24 +23,25 @@ THREAD_TIMEOUT_S = 10.0
 """Seconds that `start` and `stop` wait for the thread."""
 
 
-def open_listening_socket(host: str, port: int) -> socket.socket:
-    """Opens the socket of a server.
+def open_listening_sockets(host: str, port: int) -> list[socket.socket]:
+    """Opens the sockets of a server.
 
     Args:
-        host: Name or address of this machine; "" for all of its IPv4 addresses.
+        host: Name or address of this machine, as in ListenAddress; "" for all of its IPv4 addresses.
         port: TCP port; 0 for any that is free.
 
     Returns:
-        The socket, which the caller owns.
+        The sockets, which the caller owns; they have one port.
 
     Raises:
         UsageError: There is no such address or port, or the port is reserved for the administrator.
         BusyError: Another program listens there.
     """
-    listening_socket = bind_socket(host, port, socket.SOCK_STREAM, "The page")
-    listening_socket.listen(LISTEN_BACKLOG)
-    listening_socket.setblocking(False)
-    return listening_socket
+    sockets = bind_sockets(host, port, socket.SOCK_STREAM, "The page")
+    for listening_socket in sockets:
+        listening_socket.listen(LISTEN_BACKLOG)
+        listening_socket.setblocking(False)
+    return sockets
 
 
 def choose_token(token: str | None, host: str) -> str:
@@ -68,18 +69,18 @@ class PageServer:
     Thread safety: `stop` may be called from any thread.
     """
 
-    def __init__(self, state: AppState, listening_socket: socket.socket, token: str, host: str) -> None:
+    def __init__(self, state: AppState, listening_sockets: Sequence[socket.socket], token: str, host: str) -> None:
         """Makes a server that does not serve yet.
 
         Args:
             state: What the application works on; its renderer is started and closed by the caller.
-            listening_socket: The socket, which the server closes when it ends.
+            listening_sockets: The sockets, which the server closes when it ends.
             token: The secret.
-            host: What the socket was opened with.
+            host: What the sockets were opened with.
         """
-        self.port: int = listening_socket.getsockname()[1]
-        self.url = f"http://{'127.0.0.1' if host in WILDCARD_ADDRESSES else bracket_host(host)}:{self.port}/?token={token}"
-        self._socket = listening_socket
+        self.port: int = listening_sockets[0].getsockname()[1]
+        self.url = f"http://{'127.0.0.1' if host in (LOOPBACK, *WILDCARD_ADDRESSES) else bracket_host(host)}:{self.port}/?token={token}"
+        self._sockets = list(listening_sockets)
         limits = self._limits = state.limits
         app = RequestGuardMiddleware(
             make_app(state),
@@ -124,7 +125,7 @@ class PageServer:
             on_ready: Called when the server answers.
         """
         self._server.on_ready = on_ready or (lambda: None)
-        asyncio.run(self._server.serve([self._socket]))
+        asyncio.run(self._server.serve(self._sockets))
 
     def start(self) -> None:
         """Serves in a thread of its own, which leaves signals alone; returns when the server answers."""

@@ -140,6 +140,12 @@ class PageConnection:
             self.renderer.pause(request["pause"])
         if "follow" in request:
             self.renderer.follow_timeline(request["follow"])
+        if request.get("restore"):
+            self.renderer.restore_source()
+        if "record" in request:
+            self.renderer.record(request["record"])
+        if "play" in request:
+            self.renderer.play_take(request["play"], request.get("loop", False))
         request_id = request.get("request_id")
         is_late = request_id is not None and request_id <= self._last_request_id
         if not is_late and not ALPHA_KEYS.isdisjoint(request):

@@ -57,21 +57,25 @@ def blank(name: str = "RGB24", **options: Any) -> Any:
 
     def numbered(n: int, f: Any) -> Any:
         out = f.copy()
-        for plane in range(3):
+        for plane in range(clip.format.num_planes):
             values = np.arange(35, dtype=np.float32).reshape(5, 7) * 3 + 40 * plane + n
-            np.asarray(out[plane])[:] = values if name == "RGB24" else values / 255
+            np.asarray(out[plane])[:] = values / 255 if clip.format.sample_type == vs.FLOAT else values * (white(clip) // 255)
         out.props["own"] = n
         return out
 
     return vs.core.std.ModifyFrame(clip, clip, numbered)
 
 
+def white(clip: Any) -> int:
+    return (1 << clip.format.bits_per_sample) - 1 if clip.format.sample_type == 0 else 1
+
+
 def pixels(frame: Any) -> np.ndarray:
-    return np.stack([np.array(frame[plane]) for plane in range(3)])
+    return np.stack([np.array(frame[plane]) for plane in range(frame.format.num_planes)])
 
 
 @needs_vapoursynth
-@pytest.mark.parametrize("name", ["RGB24", "RGBS"])
+@pytest.mark.parametrize("name", ["RGB24", "RGB30", "RGB48", "RGBS", "RGBH"])
 @pytest.mark.parametrize("scale", [1, 2])
 def test_frames_are_blended_and_have_properties(name: str, scale: int, bundles: Any) -> None:
     from dni_deploy.vapoursynth import dni
@@ -82,8 +86,9 @@ def test_frames_are_blended_and_have_properties(name: str, scale: int, bundles: 
     for n in (0, 5, 2):
         expected = pixels(clip.get_frame(n)).astype(np.float64).repeat(scale, 1).repeat(scale, 2) * 0.75
         frame = out.get_frame(n)
-        # RGB24: rounded once to whole steps. RGBS: float32, a few units in the last place.
-        assert np.abs(pixels(frame) - expected).max() <= (0.5 + 1e-4 if name == "RGB24" else 1e-6)
+        # Integers: rounded once to whole steps. RGBS: float32, a few units in the last place; RGBH: half a unit of 11 bits.
+        tolerance = {"RGBS": 1e-6, "RGBH": 2.0**-12}.get(name, 0.5 + 1e-2)
+        assert np.abs(pixels(frame).astype(np.float64) - expected).max() <= tolerance
         assert frame.props["dni_alpha"] == [0.5, 0.5]
         assert frame.props["dni_generation"] == 1
         assert frame.props["own"] == n
@@ -183,9 +188,9 @@ def test_the_session_closes_with_the_clip(bundles: Any, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("YUV420P8", r'YUV420P8, and dni takes RGB24 or RGBS; .*format=vs.RGBS, matrix_in_s="709"'),
-        ("RGB48", r"RGB48, .*core\.resize\.Bicubic\(clip, format=vs\.RGBS\)\.$"),
-        ("GRAY8", "Gray8, "),
+        ("YUV420P8", r'YUV420P8, and dni takes RGB; .*format=vs.RGBS, matrix_in_s="170m"'),
+        ("GRAY8", r"Gray8, and the network takes three channels; .*core\.resize\.Bicubic\(clip, format=vs\.RGBS\)\.$"),
+        ("GRAYS", "GrayS, "),
     ],
 )
 def test_unsupported_formats_are_refused(name: str, message: str, bundles: Any) -> None:
@@ -196,6 +201,42 @@ def test_unsupported_formats_are_refused(name: str, message: str, bundles: Any) 
 
     with pytest.raises(UsageError, match=message):
         dni(vs.core.std.BlankClip(format=getattr(vs, name), width=16, height=16), bundles[1])
+
+
+@needs_vapoursynth
+@pytest.mark.parametrize(
+    ("matrix", "height", "name"),
+    [(1, 480, "709"), (5, 1080, "470bg"), (9, 480, "2020ncl"), (None, 480, "170m"), (None, 720, "709"), (2, 720, "709")],
+)
+def test_the_hint_names_the_matrix_of_the_clip(matrix: int | None, height: int, name: str, bundles: Any) -> None:
+    import vapoursynth as vs
+
+    from dni_deploy.errors import UsageError
+    from dni_deploy.vapoursynth import dni
+
+    clip = vs.core.std.BlankClip(format=vs.YUV420P8, width=16, height=height, length=1)
+    clip = clip if matrix is None else clip.std.SetFrameProps(_Matrix=matrix)
+    with pytest.raises(UsageError, match=f'matrix_in_s="{name}"') as caught:
+        dni(clip, bundles[1])
+    call = str(caught.value).partition("core.")[2].rstrip(".")
+    converted = eval(f"vs.core.{call}", {"vs": vs, "clip": clip})  # what it says can be done
+    assert dni(converted, bundles[1], engine="onnxruntime").get_frame(0).format.name == "RGBS"
+
+
+@needs_vapoursynth
+@pytest.mark.parametrize("name", ["GRAYS", "GRAYH", "GRAY8", "GRAY10", "GRAY16"])
+def test_gray_clips_go_through_networks_of_one_channel(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    from dni_deploy.vapoursynth import dni
+    from tests.support import pipe_bundle
+
+    bundle = pipe_bundle.write(tmp_path / "gray.dni", 2, channels=1)
+    clip = blank(name)
+    frame = dni(clip, bundle, alpha={"same": 0.5, "half": 0.5}, engine="onnxruntime").get_frame(3)
+    assert frame.format.id == clip.format.id
+    expected = pixels(clip.get_frame(3)).astype(np.float64).repeat(2, 1).repeat(2, 2) * 0.75
+    tolerance = {"GRAYS": 1e-6, "GRAYH": 2.0**-12}.get(name, 0.5 + 1e-2)
+    assert np.abs(pixels(frame).astype(np.float64) - expected).max() <= tolerance
 
 
 @needs_vapoursynth

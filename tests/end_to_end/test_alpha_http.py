@@ -151,6 +151,7 @@ def test_put_sets_alpha(server: AlphaServer, body: str, coefficient: float) -> N
     assert ask(server, "PUT", body).status == 200
     assert server.shared_alpha.state.requested.values == (coefficient, 1 - coefficient)
     assert ask(server, "PUT", body, Content_Type="application/json; charset=utf-8").status == 200
+    assert ask(server, "PUT", body, Content_Type='application/json; Charset="UTF-8"').status == 200
 
 
 def test_put_sets_a_point_of_the_plane(plane_server: AlphaServer) -> None:
@@ -183,6 +184,16 @@ def test_a_body_of_another_type_or_size_is_refused(server: AlphaServer) -> None:
     before = server.shared_alpha.state
     for content_type in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "", None):
         assert ask(server, "PUT", body, Content_Type=content_type).status == 415
+    assert ask(server, "PUT", body, Content_Type="application/json; charset=utf-16").status == 415
+    for text, words in (
+        ("[" * 900, "nested too deeply"),
+        ('{"alpha": ' + "1" * 900 + "}", "larger than any float"),
+        ('{"alpha": 0,4}', "has a point: 0.4"),
+    ):
+        message = ask(server, "PUT", text).fields["error"]["message"]
+        assert words in message or text.startswith("[")
+        assert "recursion" not in message
+        assert "sys." not in message
     assert ask(server, "PUT", body, Content_Encoding="gzip").status == 415
     too_large = ask(server, "PUT", body + " " * MAX_BODY_BYTES)
     assert (too_large.status, too_large.fields["error"]["kind"]) == (413, "LimitError")

@@ -155,6 +155,14 @@ def test_the_size_changes(tmp_path: Path, make: Make) -> None:
     )
 
 
+def test_the_size_of_a_bare_stream_changes(tmp_path: Path, make: Make) -> None:
+    """It has no timestamps; the time is that of the frame rate."""
+    first = Clip(audio=None, frames=10).write(tmp_path / "first.h264")
+    second = Clip(audio=None, width=96, height=64, frames=10).write(tmp_path / "second.h264")
+    (tmp_path / "both.h264").write_bytes(first.read_bytes() + second.read_bytes())
+    refused(make, tmp_path / "both.h264", InputError, r"from 64x48 to 96x64 at frame 10 \(0\.400 s\)")
+
+
 def test_what_cannot_be_written_is_told_before_the_work(tmp_path: Path, make: Make, engine: Dimmer) -> None:
     source = Clip(frames=3).write(tmp_path / "in.mp4")
     refused(make, source, UsageError, "cannot hold stream 1 .*audio, aac.*mkv", "out.webm", codec="libvpx-vp9", preset=None)
@@ -162,8 +170,8 @@ def test_what_cannot_be_written_is_told_before_the_work(tmp_path: Path, make: Ma
     refused(make, source, UsageError, "is the input, too", "in.mp4")
     refused(make, source, UsageError, "no encoder 'nope'", codec="nope")
     refused(make, source, UsageError, "encodes audio", codec="aac")
-    refused(make, source, UsageError, "does not take crf 8, preset nope", preset="nope")
-    refused(make, source, UsageError, "mpeg4 has no such number", codec="mpeg4")
+    refused(make, source, UsageError, "does not take preset=nope", preset="nope")
+    refused(make, source, UsageError, "a number that mpeg4 does not have", codec="mpeg4")
     (tmp_path / "there.mp4").touch()
     refused(make, source, UsageError, "exists; give --force", "there.mp4")
     assert engine.refits == 0

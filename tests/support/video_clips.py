@@ -96,6 +96,27 @@ class Clip:
         )
 
 
+def write_telecine(path: Path, frames: int = 12) -> Path:
+    """Writes MPEG-2 whose every other frame is marked to be shown for three fields (ISO 13818-2, 6.3.10), as on a DVD."""
+    with av.open(str(path), "w") as output:
+        stream: Any = output.add_stream("mpeg2video", rate=Fraction(30000, 1001), options={"flags": "+ildct+ilme"})
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        for index in range(frames):
+            frame = av.VideoFrame.from_ndarray(make_frame(index), format="rgb24").reformat(format="yuv420p")
+            frame.pts, frame.time_base = index, Fraction(1001, 30000)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    data = bytearray(path.read_bytes())
+    place, count = -1, 0
+    while (place := data.find(b"\0\0\1\xb5", place + 1)) >= 0:
+        if data[place + 4] >> 4 == 8:  # a picture coding extension
+            data[place + 7] |= 2 * (count % 2 == 0)  # repeat_first_field
+            data[place + 8] |= 0x80  # progressive_frame
+            count += 1
+    path.write_bytes(data)
+    return path
+
+
 def sound(seconds: float) -> Iterator[av.AudioFrame]:
     """Yields a rising tone, in frames of 1024 samples."""
     for start in range(0, int(seconds * 48000), 1024):
@@ -104,6 +125,32 @@ def sound(seconds: float) -> Iterator[av.AudioFrame]:
         frame = av.AudioFrame.from_ndarray(np.stack([wave, wave]), format="fltp", layout="stereo")
         frame.sample_rate, frame.pts, frame.time_base = 48000, start, Fraction(1, 48000)
         yield frame
+
+
+def write_display_matrix(path: Path, matrix: Sequence[float]) -> Path:
+    """Writes a display matrix (a, b, c, d) into an MP4's first track header (ISO 14496-12, 8.3.2).
+
+    It sends a point (x, y) to (ax + cy, bx + dy), y downward.
+    """
+    data = bytearray(path.read_bytes())
+    start = data.index(b"tkhd") + 4 + 40
+    for place, value in zip((0, 1, 3, 4), matrix, strict=True):
+        data[start + 4 * place : start + 4 * place + 4] = round(value * (1 << 16)).to_bytes(4, "big", signed=True)
+    path.write_bytes(data)
+    return path
+
+
+def copy_packets(source: Path, target: Path, shift_s: Fraction = Fraction(0)) -> Path:
+    """Copies all packets into another container, with all times shifted."""
+    with av.open(str(source)) as container, av.open(str(target), "w") as output:
+        copies = {stream.index: output.add_stream_from_template(stream) for stream in container.streams}
+        for packet in container.demux():
+            if packet.dts is not None and packet.pts is not None:
+                packet.pts += round(shift_s / packet.time_base)
+                packet.dts += round(shift_s / packet.time_base)
+                packet.stream = copies[packet.stream_index]
+                output.mux(packet)
+    return target
 
 
 def with_subtitles(source: Path, target: Path) -> Path:
@@ -123,7 +170,7 @@ def with_subtitles(source: Path, target: Path) -> Path:
         output.set_chapters([{"id": 1, "start": 0, "end": 400, "time_base": Fraction(1, 1000), "metadata": {"title": "one"}}])
         for container in (subtitles, video):
             for packet in container.demux():
-                if packet.dts is not None:
+                if packet.size:
                     packet.stream = copies[(container.name, packet.stream_index)]
                     output.mux(packet)
     return target

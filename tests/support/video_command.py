@@ -14,6 +14,7 @@ from dni_deploy.api import video as verb
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.signature import Signature
 from dni_deploy.video_io.encoder import EncoderOptions
+from dni_deploy.video_io.video_file import InputOptions
 from tests.support.frame_session import Dimmer, opener
 
 MEMBERS = ("a", "b")
@@ -46,6 +47,8 @@ def make(monkeypatch: pytest.MonkeyPatch, engine: Dimmer) -> Make:
         digest = chosen.pop("digest", "0" * 64)
         encoding = {field.name: chosen.pop(field.name) for field in fields(EncoderOptions) if field.name in chosen}
         chosen["encoder"] = EncoderOptions(**encoding)
+        reading = {field.name: chosen.pop(field.name) for field in fields(InputOptions) if field.name in chosen}
+        chosen["input_options"] = InputOptions(**reading)
         return verb.video(named_bundle(engine.scale, digest), source, output, alpha, **chosen)
 
     return call

@@ -1,6 +1,5 @@
 // Asks the server for frames, two at a time, draws them, and sends it what the user does. Nothing is loaded from elsewhere.
 import { build, sharesText } from "./controls.js";
-import { Recorder } from "./recorder.js";
 
 const byId = id => document.getElementById(id);
 const query = new URLSearchParams(location.search), token = query.get("token");
@@ -9,8 +8,8 @@ if (query.get("view") === "clean") document.documentElement.classList.add("clean
 if (token) { query.delete("token"); history.replaceState(null, "", location.pathname + (query.size ? `?${query}` : "")); }
 
 const IN_FLIGHT = 2, KINDS = ["blend", "before", "pixels"], CANVAS = { blend: byId("picture"), before: byId("before"), pixels: byId("pixels") };
-const state = { facts: null, socket: null, controls: null, recorder: null, shares: [], requestId: 0, appliedId: 0, drawn: 0, asked: 0, view: "blend",
-  wait: 500, playing: null, dragging: -1e9, status: {} };
+const state = { facts: null, socket: null, controls: null, shares: [], requestId: 0, appliedId: 0, drawn: 0, asked: 0, view: "blend",
+  wait: 500, started: 0, dragging: -1e9, status: {} };
 const sent = new Map();
 // For tests and benchmarks: what was drawn, and how long it took.
 const stats = window.dni = { frames: 0, sequence: 0, shares: [], frame: 0, latencies: [], times: [] };
@@ -51,10 +50,7 @@ function handleHello(facts) {
   const same = state.facts && JSON.stringify(state.facts.members) === JSON.stringify(facts.members);
   state.facts = facts;
   state.shares = facts.alpha;
-  if (!same) {
-    state.recorder = new Recorder(facts.members);
-    state.controls = build(byId("controls"), facts, handleMove);
-  }
+  if (!same) state.controls = build(byId("controls"), facts, handleMove);
   byId("title").textContent = document.title = facts.name;
   byId("lead").textContent = `${facts.members.join(", ")}: blended live`;
   byId("m-engine").textContent = facts.engine;
@@ -67,6 +63,10 @@ function handleHello(facts) {
 function showStatus(facts) {
   state.status = facts;
   byId("source").textContent = `Showing ${facts.source}.`;
+  byId("restore").hidden = facts.is_first_source;
+  byId("restore").textContent = `Back to ${facts.first_source}`;
+  byId("waiting").textContent = facts.problem || "Computing the first picture…";
+  showTake(facts);
   byId("hold").setAttribute("aria-pressed", facts.paused);
   byId("hold").hidden = !facts.is_moving;
   byId("follow").hidden = !state.facts.timeline || facts.follows;
@@ -110,6 +110,8 @@ function drawFrame(head, bitmaps) {
   }
   if (stale) return;
   state.drawn = head.sequence;
+  byId("waiting").hidden = true;
+  byId("picture-save").disabled = false;
   const now = performance.now();
   if (head.requestId !== state.appliedId) {
     for (const [id, moment] of sent) if (id <= head.requestId) { stats.latencies.push(now - moment); sent.delete(id); }
@@ -123,7 +125,6 @@ function drawFrame(head, bitmaps) {
   if (head.change > 0) state.change = head.change;
   state.network = head.network;
   showShares(head.shares, head.mine);
-  if (state.recorder.note(head.shares, now)) showTake();
 }
 
 function showShares(shares, mine) {
@@ -140,7 +141,6 @@ function showShares(shares, mine) {
 // ---- what the user does
 
 function handleMove(message, moment) {
-  if (state.playing) togglePlaying();
   state.dragging = performance.now();
   sendAlpha(message, moment);
   clearTimeout(state.hush);
@@ -182,76 +182,81 @@ function setCut(percent) {
 
 function togglePause() { sendMessage({ pause: byId("hold").getAttribute("aria-pressed") !== "true" }); }
 
-function toggleRecording() {
-  const recorder = state.recorder;
-  if (!recorder) return;
-  if (state.playing) togglePlaying();
-  if (recorder.recording) recorder.stop(performance.now()); else recorder.start(state.shares, performance.now());
-  byId("record").setAttribute("aria-pressed", recorder.recording);
-  byId("record-text").textContent = recorder.recording ? "Stop" : "Record";
-  byId("play").disabled = recorder.recording;
-  byId("export").hidden = recorder.recording;
-  showTake();
-  announce(recorder.recording ? "Recording." : `Recorded ${recorder.length.toFixed(1)} seconds.`);
-}
+function toggleRecording() { sendMessage({ record: !state.status.recording }); }
 
-function showTake() {
-  const { keyframes, length, recording } = state.recorder;
-  const count = `${keyframes.length} keyframe${keyframes.length === 1 ? "" : "s"}`;
-  byId("take").textContent = recording ? `Recording: ${count}.` : `${count} in ${length.toFixed(1)} s.`;
-}
+function togglePlaying() { if (state.status.take) sendMessage({ play: !state.status.playing, loop: byId("loop").checked }); }
 
-function togglePlaying() {
-  if (state.playing) {
-    cancelAnimationFrame(state.playing);
-    state.playing = null;
-  } else if (state.recorder && !state.recorder.recording && state.recorder.keyframes.length) {
-    let started = performance.now();
-    const step = now => {
-      const seconds = Math.max(0, (now - started) / 1000), { length } = state.recorder;
-      sendAlpha({ alpha: state.recorder.at(seconds) });
-      if (seconds >= length) {
-        if (!byId("loop").checked || length === 0) { state.playing = null; byId("play").setAttribute("aria-pressed", false); return; }
-        started = now;
-      }
-      state.playing = requestAnimationFrame(step);
-    };
-    state.playing = requestAnimationFrame(step);
+// The server records: what is set, by whomever, and the frames of the video that were shown with it.
+function showTake({ recording, playing, take }) {
+  const was = byId("record").getAttribute("aria-pressed") === "true";
+  byId("record").setAttribute("aria-pressed", recording);
+  byId("record-text").textContent = recording ? "Stop" : "Record";
+  byId("play").setAttribute("aria-pressed", playing);
+  byId("play").disabled = recording || !take;
+  byId("export").hidden = recording || !take;
+  byId("loop-label").hidden = Boolean(take && take.video);
+  if (take && !recording) {
+    const count = `${take.keyframes} keyframe${take.keyframes === 1 ? "" : "s"}`;
+    byId("take").textContent = take.video ? `${count}, from frame ${take.first} to frame ${take.last} of the video.`
+      : `${count} in ${(take.last - take.first).toFixed(1)} s.`;
   }
-  byId("play").setAttribute("aria-pressed", Boolean(state.playing));
+  if (was === recording) return;
+  byId("take-command").hidden = true;
+  if (recording) state.started = performance.now();
+  announce(recording ? "Recording." : byId("take").textContent);
 }
 
-function saveKeyframes() {
-  const text = JSON.stringify(state.recorder.toJSON(byId("loop").checked), null, 2) + "\n";
+async function fetchOrExplain(address) {
+  try {
+    const answer = await fetch(address);
+    if (answer.ok) return answer;
+    showProblem((await answer.json()).error.message, 6000);
+  } catch { showProblem("The server does not answer.", 6000); }
+  return null;
+}
+
+async function saveFile(address, name) {
+  const answer = await fetchOrExplain(address);
+  if (!answer) return;
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([text], { type: "application/json" }));
-  link.download = "alpha.json";
+  link.href = URL.createObjectURL(await answer.blob());
+  link.download = name;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-  announce("Saved alpha.json.");
+  announce(`Saved ${name}.`);
 }
 
-async function copyKeyframes() {
-  const text = state.recorder.toText(byId("loop").checked);
+const savePicture = () => saveFile("picture", `${["picture", ...state.facts.members.map((name, index) => `${name}-${state.shares[index].toFixed(2)}`)].join(" ")}.png`);
+
+async function copyText(kind, place, note) {
+  const answer = await fetchOrExplain("commands");
+  if (!answer) return;
+  const text = (await answer.json())[kind];
+  byId(place).textContent = text;
+  byId(place).hidden = false;
   try {
     await navigator.clipboard.writeText(text);
-    byId("take").textContent = "Copied; paste it behind --alpha, in quotes.";
+    announce(note);
   } catch {
-    byId("take").textContent = text;
-    getSelection().selectAllChildren(byId("take"));
+    getSelection().selectAllChildren(byId(place));
+    announce("Selected, to be copied.");
   }
-  announce(byId("take").textContent);
 }
 
-async function uploadImage(file) {
+async function upload(file) {
   if (!file) return;
-  if (state.facts && file.size > state.facts.upload) { showProblem(`${file.name} is larger than ${Math.round(state.facts.upload / 1048576)} MiB.`, 6000); return; }
+  const isImage = file.type.startsWith("image/") || /\.(png|jpe?g|webp|tiff?|bmp)$/i.test(file.name);
+  const limit = isImage ? state.facts.upload : state.facts.video_upload;
+  if (file.size > limit) { showProblem(`${file.name} is larger than ${Math.round(limit / 1048576)} MiB.`, 6000); return; }
+  byId("source").textContent = `Reading ${file.name}…`;
   try {
-    const headers = { "Content-Type": file.type.startsWith("image/") ? file.type : "application/octet-stream" };
-    const answer = await fetch("image", { method: "PUT", body: file, headers });
+    const headers = { "Content-Type": isImage && file.type.startsWith("image/") ? file.type : "application/octet-stream" };
+    const answer = await fetch(isImage ? "image" : "video", { method: "PUT", body: file, headers });
     const result = await answer.json();
-    if (answer.ok) announce(`Showing ${file.name}.`); else showProblem(result.error.message, 8000);
-  } catch { showProblem("The image could not be sent.", 6000); }
+    if (answer.ok) { announce(`Showing ${file.name}.`); return; }
+    showProblem(result.error.message, 8000);
+  } catch { showProblem("The file could not be sent.", 6000); }
+  byId("source").textContent = `Showing ${state.status.source}.`;
 }
 
 // ---- listeners
@@ -261,10 +266,14 @@ byId("cut").addEventListener("input", () => setCut(byId("cut").valueAsNumber));
 byId("hold").addEventListener("click", togglePause);
 byId("record").addEventListener("click", toggleRecording);
 byId("play").addEventListener("click", togglePlaying);
-byId("save").addEventListener("click", saveKeyframes);
-byId("copy").addEventListener("click", copyKeyframes);
+byId("save").addEventListener("click", () => saveFile("take", "alpha.json"));
+byId("copy").addEventListener("click", () => copyText("timeline", "take-command", "Copied; paste it behind --alpha, in quotes."));
+byId("copy-take").addEventListener("click", () => copyText("take", "take-command", "Copied the command that renders the take."));
+byId("copy-setting").addEventListener("click", () => copyText("setting", "setting-command", "Copied the command that renders with this alpha."));
+byId("picture-save").addEventListener("click", savePicture);
+byId("restore").addEventListener("click", () => sendMessage({ restore: true }));
 byId("follow").addEventListener("click", () => sendMessage({ follow: true }));
-byId("file").addEventListener("change", () => { uploadImage(byId("file").files[0]); byId("file").value = ""; });
+byId("file").addEventListener("change", () => { upload(byId("file").files[0]); byId("file").value = ""; });
 const drag = event => {
   if (state.view !== "split" || (event.type === "pointermove" && !byId("drop").hasPointerCapture(event.pointerId))) return;
   if (event.type === "pointerdown") byId("drop").setPointerCapture(event.pointerId);
@@ -276,7 +285,7 @@ byId("drop").addEventListener("pointermove", drag);
 for (const type of ["dragover", "drop", "dragleave"]) addEventListener(type, event => {
   event.preventDefault();
   document.body.classList.toggle("over", type === "dragover");
-  if (type === "drop") uploadImage(event.dataTransfer.files[0]);
+  if (type === "drop") upload(event.dataTransfer.files[0]);
 });
 addEventListener("keydown", event => {
   const kind = event.target.tagName === "INPUT" ? event.target.type : event.target.tagName;
@@ -294,13 +303,14 @@ setInterval(() => {
   if (!state.facts) return;
   const now = performance.now(), recent = stats.times.filter(time => now - time < 1000);
   const still = !state.status.is_moving || state.status.paused;
-  byId("rate").textContent = recent.length > 1 ? `${recent.length} frames/s` : still ? "still image" : "0 frames/s";
+  byId("rate").textContent = !stats.frames ? "" : recent.length > 1 ? `${recent.length} frames/s` : still ? "still image" : "0 frames/s";
+  if (state.status.recording) byId("take").textContent = `Recording, ${((now - state.started) / 1000).toFixed(0)} s.`;
   const last = stats.latencies.slice(-30).sort((one, other) => one - other), middle = last[last.length >> 1];
   byId("delay").textContent = last.length ? `control to frame ${middle.toFixed(0)} ms` : "";
   byId("m-delay").textContent = last.length ? `${middle.toFixed(0)} ms, at most ${last[last.length - 1].toFixed(0)} ms` : "–";
   byId("m-network").textContent = state.network === undefined ? "–" : `${state.network.toFixed(1)} ms`;
   byId("m-change").textContent = state.change === undefined ? "–" : `${state.change.toFixed(2)} ms`;
-  byId("m-size").textContent = `${CANVAS.blend.width} × ${CANVAS.blend.height}`;
+  if (stats.frames) byId("m-size").textContent = `${CANVAS.blend.width} × ${CANVAS.blend.height}`;
 }, 500);
 
 setCut(50);

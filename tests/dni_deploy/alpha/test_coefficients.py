@@ -86,6 +86,7 @@ def test_one_hot_is_that_member_exactly() -> None:
         ("psnr=0.5,0.5", TWO, "mixes"),
         ("=1", TWO, "mixes"),
         ("psnr=", TWO, "not a number"),
+        ("0,4", TWO, "A decimal fraction has a point: 0.4"),
         ("psnr=0.5=0.5", TWO, "names 'psnr=0.5'"),
         (None, TWO, "not a number"),
         ([None, 1], TWO, "not a number"),

@@ -118,6 +118,29 @@ def test_filter_reads_and_writes_y4m(bundles: Any, dimmer: Any) -> None:
     assert "taken as BT.601" in notes[0]
 
 
+@pytest.mark.parametrize("format", ["y4m", "rgb48", "bgra"])
+def test_deep_frames_and_transparency_go_through(format: str, bundles: Any, dimmer: Any) -> None:
+    """Samples of 16 bits reach the network as such: half of an odd number is not rounded to 8 bits."""
+    dimmer()
+    random = np.random.default_rng(1)
+    options: dict[str, Any] = {"alpha": "half=1", "stamp": False}
+    if format == "y4m":
+        pytest.importorskip("av", reason="y4m needs PyAV (extra `video`)")
+        head = b"YUV4MPEG2 W6 H4 F25:1 Cmono16 XCOLORRANGE=FULL\n"
+        pixels = random.integers(0, 1 << 16, (4, 6)).astype("<u2")
+        _, out = y4m(bundles[1], head + b"FRAME\n" + pixels.tobytes(), **options)
+        result = np.frombuffer(out[len(head) + len(b"FRAME\n") :], "<u2").reshape(pixels.shape)
+    else:
+        shape, dtype = ((4, 6, 3), "<u2") if format == "rgb48" else ((4, 6, 4), "u1")
+        pixels = random.integers(0, 1 << 16 if format == "rgb48" else 256, shape).astype(dtype)
+        _, out = y4m(bundles[1], pixels.tobytes(), format=format, size="6x4", **options)
+        result = np.frombuffer(out, dtype).reshape(shape)
+    expected = pixels * 0.5
+    if format == "bgra":
+        expected[..., 3] = pixels[..., 3]
+    assert np.abs(result - expected).max() <= 0.5 + 1e-2
+
+
 def test_y4m_carries_the_stamp(bundles: Any, dimmer: Any) -> None:
     pytest.importorskip("av", reason="y4m needs PyAV (extra `video`)")
     dimmer()

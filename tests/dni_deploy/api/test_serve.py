@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -17,9 +18,12 @@ import pytest
 
 pytest.importorskip("uvicorn", reason="the page's server needs the extra `serve`")
 
+from websockets.sync.client import connect
+
+from dni_deploy.alpha.log import AlphaLog
 from dni_deploy.api import serve as serve_module
 from dni_deploy.control.open_listeners import ListenerOptions
-from dni_deploy.errors import BusyError, UsageError
+from dni_deploy.errors import BusyError, LimitError, UsageError
 from dni_deploy.webui import server
 from tests.support.frame_session import Dimmer, opener
 
@@ -34,6 +38,8 @@ class Bundle:
 
     signature = Signature(radius=0)
     slider = None
+    path = Path("sr.dni")
+    digest = "digest"
 
 
 @pytest.fixture
@@ -69,13 +75,47 @@ def test_serve_runs_until_stopped_and_closes_everything(bundle: list[Dimmer]) ->
         statuses.append(serving)
         page.stop()
 
-    report = serve_module.serve("sr.dni", port=0, alpha="bright=0.25,dark=0.75", size="64x48", on_started=started)
+    report = serve_module.serve(
+        "sr.dni", port=0, alpha="bright=0.25,dark=0.75", preview=serve_module.PreviewOptions(size="64x48"), on_started=started
+    )
     assert report.frames == 0
     assert statuses[0].alpha == {"bright": 0.25, "dark": 0.75}
     assert statuses[0].url.startswith("http://127.0.0.1:")
     assert len(statuses[0].url.partition("token=")[2]) >= 43  # 256 bits
     assert statuses[0].warning == ""
     assert [engine.closed for engine in bundle] == [1]
+
+
+def test_every_frame_that_is_shown_is_in_the_alpha_log(bundle: list[Dimmer], tmp_path: Path) -> None:
+    log = tmp_path / "show.jsonl"
+
+    def started(serving: serve_module.ServeStatus, page: server.PageServer) -> None:
+        def watch() -> None:
+            with connect(serving.url.replace("http:", "ws:").replace("/?", "/frames?")) as viewer:
+                for share in (0.1, 0.7):
+                    viewer.send(json.dumps({"next": True, "alpha": share}))
+                    while isinstance(viewer.recv(5), str):
+                        pass
+            page.stop()
+
+        threading.Thread(target=watch, daemon=True).start()
+
+    serve_module.serve("sr.dni", port=0, on_started=started, alpha_log=log)
+    entries = list(AlphaLog.read_entries(log))
+    assert [(entry.frame, entry.coefficients.values) for entry in entries] == [(0, (0.1, 0.9)), (1, (0.7, 1 - 0.7))]
+    with pytest.raises(UsageError, match="exists; give --force"):
+        served(alpha_log=log)
+    assert len(list(AlphaLog.read_entries(log))) == 2
+    served(alpha_log=log, force=True)
+    assert list(AlphaLog.read_entries(log)) == []
+
+
+def test_a_full_disk_behind_the_alpha_log_ends_with_its_error(bundle: list[Dimmer], monkeypatch: pytest.MonkeyPatch) -> None:
+    if not os.path.exists("/dev/full"):
+        pytest.skip("/dev/full is of Linux")
+
+    with pytest.raises(LimitError, match="could not be written"):
+        served(alpha_log="/dev/full", force=True)
 
 
 def test_serve_starts_with_the_first_value_of_a_timeline(bundle: list[Dimmer]) -> None:
@@ -85,7 +125,7 @@ def test_serve_starts_with_the_first_value_of_a_timeline(bundle: list[Dimmer]) -
 
 @pytest.mark.parametrize(
     "options",
-    [{"quality": 0}, {"quality": 96}, {"fps": 0.5}, {"fps": float("nan")}, {"size": "1x1"}, {"alpha": "nobody=1"}, {"alpha": "0:x=1"},
+    [{"alpha": "nobody=1"}, {"alpha": "0:x=1"},
      {"token": "short"}, {"token": "with a space in it and long"}, {"host": "0.0.0.0"}, {"host": "no.such.host.invalid"},
      {"listeners": ListenerOptions(slew=-1.0)}],
 )  # fmt: skip
@@ -93,6 +133,12 @@ def test_invalid_options_are_refused(bundle: list[Dimmer], options: dict[str, An
     with pytest.raises(UsageError):
         serve_module.serve("sr.dni", **{"port": 0, "token": None, **options})
     assert all(engine.closed == 1 for engine in bundle)
+
+
+@pytest.mark.parametrize("options", [{"quality": 0}, {"quality": 96}, {"fps": 0.5}, {"fps": float("nan")}, {"size": "1x1"}])
+def test_invalid_preview_options_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        serve_module.PreviewOptions(**options)
 
 
 def test_a_port_in_use_is_refused(bundle: list[Dimmer]) -> None:

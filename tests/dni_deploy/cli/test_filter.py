@@ -174,7 +174,7 @@ def test_bad_streams_are_refused(
         (b"YUV4MPEG2 W0 H4 F25:1\n", 3, "W0"),
         (b"YUV4MPEG2 W999999999 H999999999 F25:1\n", 6, "limit"),
         (b"YUV4MPEG2 W6 H4\n", 2, "--fps"),
-        (b"YUV4MPEG2 W6 H4 F25:1 C420p10\n", 2, "10 bits"),
+        (b"YUV4MPEG2 W6 H4 F25:1 C411\n", 2, "C411"),
     ],
 )
 def test_headers_with_false_sizes_are_refused(header: bytes, code: int, message: str, bundles: Any) -> None:

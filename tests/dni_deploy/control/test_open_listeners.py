@@ -93,3 +93,45 @@ def test_the_note_on_http_names_the_token_unless_none_is_required() -> None:
 def test_a_token_without_http_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="give --http with it"):
         ListenerOptions(**options)
+
+
+@pytest.mark.parametrize(
+    "options", [{"osc_map": ["/a=alpha"]}, {"osc": 0, "osc_map": "/a=alpha"}, {"osc": "elsewhere"}, {"http": "1:2:3"}]
+)
+def test_osc_and_http_options_that_cannot_be_used_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        ListenerOptions(**options)
+
+
+def test_listening_beyond_loopback_is_possible_and_warned_of() -> None:
+    client = pytest.importorskip("pythonosc.udp_client")
+    shared_alpha, notes = new_shared_alpha(), RecordedReports()
+    options = ListenerOptions(osc="0.0.0.0:0", osc_map=["/1/fader1=alpha[0..127]"], http="0.0.0.0:0")
+    with open_listeners(shared_alpha, options, note=notes, report=RecordedReports()) as (osc, listener):
+        client.SimpleUDPClient("127.0.0.1", osc.port).send_message("/1/fader1", 127)  # type: ignore[attr-defined]
+        wait_until(lambda: osc.accepted_count == 1)
+        assert shared_alpha.read().requested.values == (1.0, 0.0)
+        connection = http.client.HTTPConnection("127.0.0.1", listener.port)  # type: ignore[attr-defined]
+        connection.request("GET", "/alpha", headers={"Authorization": f"Bearer {listener.token}"})  # type: ignore[attr-defined]
+        assert connection.getresponse().status == 200
+    warnings = [sentence for sentence in notes.sentences if sentence.startswith("Warning")]
+    assert len(warnings) == 2
+    assert "OSC has no password" in warnings[0]
+    with (
+        pytest.raises(UsageError, match="a token is required"),
+        open_listeners(shared_alpha, http="0.0.0.0:0", requires_http_token=False),
+    ):
+        raise AssertionError("not reached")
+
+
+def test_http_answers_at_both_loopback_addresses() -> None:
+    with open_listeners(new_shared_alpha(), http=0, requires_http_token=False, report=RecordedReports()) as (listener,):
+        for host in ("127.0.0.1", "::1"):
+            connection = http.client.HTTPConnection(host, listener.port, timeout=5)  # type: ignore[attr-defined]
+            try:
+                connection.request("GET", "/alpha")
+            except OSError:
+                assert host == "::1"  # a machine without IPv6
+                continue
+            assert connection.getresponse().status == 200
+            connection.close()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 
@@ -31,9 +33,9 @@ FLOAT32 = 2.0**-23
 class OscFixture:
     """A shared alpha, a listener on a free port, and a client of it."""
 
-    def __init__(self, shared_alpha: SharedAlpha, plane: ControlPlane | None = None) -> None:
+    def __init__(self, shared_alpha: SharedAlpha, plane: ControlPlane | None = None, mappings: Sequence[str] = ()) -> None:
         self.shared_alpha, self.reports = shared_alpha, RecordedReports()
-        self.listener = OscAlphaListener(shared_alpha, 0, plane=plane, report=self.reports)
+        self.listener = OscAlphaListener(shared_alpha, 0, mappings=mappings, plane=plane, report=self.reports)
         self.listener.start()
         self.client = SimpleUDPClient("127.0.0.1", self.listener.port)
 
@@ -102,8 +104,15 @@ def test_a_point_of_the_plane_sets_alpha() -> None:
         ("/dni/alpha", None),
         ("/dni/alpha/other", 0.5),
         ("/dni/alpha/gan", float("nan")),
-        ("/dni/alpha/", 0.5),
+        ("/dni/alpha//", 0.5),
+        ("/dni/[alpha", 0.5),
+        ("/dni/{alpha", 0.5),
+        ("/dni/[z-a]lpha", 0.5),
+        ("/dni/*****", 0.5),
+        ("/dni/alpha", 1.02),
+        ("/dni/alpha", 64),
         ("/dni/shares", [0.5, 0.6]),
+        ("/dni/shares", [0.5, 0.502]),
         ("/dni/shares", [0.5] * 100),
         ("/dni/plane", [0.5, 0.5]),
         ("/dni/quit", 1),
@@ -119,6 +128,113 @@ def test_an_invalid_message_changes_nothing(osc: OscFixture, address: str, value
     assert osc.listener.refused_count + osc.listener.superseded_count in (1, 2)
     assert osc.coefficients() == (0.25, 0.75)
     assert all(sentence.isprintable() for sentence in osc.reports.sentences)
+
+
+@pytest.mark.parametrize(
+    ("address", "values", "expected"),
+    [
+        ("/dni/alpha/", 0.25, 0.25),
+        ("/dni/alpha/gan/", 0.25, 0.75),
+        ("/dni/*", 0.25, 0.25),
+        ("/dni/*", [0.25, 0.75], 0.25),
+        ("/*/alpha", 0.25, 0.25),
+        ("/d?i/al[o-q]ha", 0.25, 0.25),
+        ("/dni/[!b]lpha", 0.25, 0.25),
+        ("/dni/alpha/{psnr,other}", 0.25, 0.25),
+        ("/dni/alpha/g*", 0.25, 0.75),
+        ("//alpha", 0.25, 0.25),
+        ("//gan", 0.25, 0.75),
+        ("/dni/alpha", [[0.25, 0.75]], 0.25),
+        ("/dni/shares", [[0.25, 0.75]], 0.25),
+        ("/dni/alpha", 1.0000001, 1.0),
+        ("/dni/alpha", -0.004, 0.0),
+        ("/dni/shares", [0.3333, 0.6666], 0.3333 / 0.9999),
+        ("/1/fader1", 0.25, 0.25),
+        ("/fader", 32, 32 / 127),
+        ("/fader", 200, 1.0),
+        ("/fader", -5.0, 0.0),
+        ("/reversed", 0.25, 0.25),
+        ("/reversed", -3.0, 0.0),
+        ("/multi", [10.0, 30.0], 0.25),
+        ("/1/fader*", 0.25, 0.25),
+    ],
+)
+def test_addresses_are_matched_mapped_and_numbers_clamped(address: str, values: Any, expected: float) -> None:
+    mappings = ["/1/fader1/=alpha", "/fader=alpha:psnr[0..127]", "/reversed=alpha:gan[1..0]", "/multi=shares[0..100]"]
+    osc = OscFixture(new_shared_alpha(), mappings=mappings)
+    with osc.listener:
+        osc.shared_alpha.set_alpha(0.5, "test")
+        for _ in range(2):
+            before = osc.listener.accepted_count + osc.listener.superseded_count
+            osc.client.send_message(address, values)
+            wait_until(lambda before=before: osc.listener.accepted_count + osc.listener.superseded_count > before)  # type: ignore[misc]
+        assert osc.coefficients()[0] == pytest.approx(expected, abs=FLOAT32)
+        assert math.fsum(osc.coefficients()) == pytest.approx(1, abs=1e-12)
+    assert osc.listener.refused_count == 0
+    assert len(osc.reports.sentences) <= 1  # that a number was clamped is said once
+
+
+def test_numbers_of_a_mapped_plane_are_scaled() -> None:
+    osc = OscFixture(new_shared_alpha(FOUR), ControlPlane.default(FOUR), ["/xy=plane[-1..1]", "/pad/x=x", "/pad/y=y[0..127]"])
+    with osc.listener:
+        osc.client.send_message("/xy", [-0.5, 0.0])
+        wait_until(lambda: osc.coefficients() == (0.375, 0.125, 0.375, 0.125))
+        osc.client.send_message("/pad/y", 0)
+        wait_until(lambda: osc.coefficients() == (0.75, 0.25, 0.0, 0.0))
+        osc.client.send_message("/pad/x", 1.0)
+        wait_until(lambda: osc.coefficients() == (0.0, 1.0, 0.0, 0.0))
+
+
+@pytest.mark.parametrize(
+    "mapping",
+    ["", "alpha", "/a", "/a=", "=alpha", "a=alpha", "/a=beta", "/a=alpha:nobody", "/a=shares:gan", "/a=alpha[0..0]",
+     "/a=alpha[0..]", "/a=alpha[1]", "/a*=alpha", "/a b=alpha", "/a=alpha[0..1e999]x"],
+)  # fmt: skip
+def test_text_that_is_not_a_mapping_is_refused(mapping: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        OscAlphaListener(new_shared_alpha(), 0, mappings=[mapping])
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("program", "mapping", "address", "values"),
+    [
+        ("TouchOSC", "/1/fader1=alpha", "/1/fader1", 0.25),
+        ("TouchOSC, XY pad", "/1/xy1=plane", "/1/xy1", [0.25, 0.5]),
+        ("TouchOSC of 2021", "/fader1=alpha", "/fader1", 0.25),
+        ("Resolume", "/composition/layers/1/video/opacity=alpha", "/composition/layers/1/video/opacity", 0.25),
+    ],
+)
+def test_defaults_of_other_programs_can_be_mapped(program: str, mapping: str, address: str, values: Any) -> None:
+    members = FOUR if mapping.endswith("plane") else ("psnr", "gan")
+    osc = OscFixture(new_shared_alpha(members), ControlPlane.default(FOUR) if members == FOUR else None, [mapping])
+    with osc.listener:
+        osc.client.send_message(address, values)
+        wait_until(lambda: osc.listener.accepted_count == 1)
+        assert osc.coefficients() == ((0.375, 0.125, 0.375, 0.125) if members == FOUR else (0.25, 0.75)), program
+
+
+def test_a_bundle_of_touchdesigner_can_be_mapped() -> None:
+    """Its OSC Out CHOP sends a bundle, with a time of its own clock, of one message for each channel."""
+    osc = OscFixture(new_shared_alpha(), mappings=["/alpha=alpha"])
+    builder = OscBundleBuilder(3.25)  # type: ignore[arg-type]
+    for name, value in (("/tx", 0.75), ("/alpha", 0.25)):
+        message = OscMessageBuilder(name)
+        message.add_arg(value)
+        builder.add_content(message.build())
+    with osc.listener:
+        osc.send(bytes(builder.build().dgram))
+        wait_until(lambda: osc.coefficients() == (0.25, 0.75))
+        assert "there are /dni/alpha, /dni/shares, /dni/plane and /alpha" in osc.reports.sentences[0]
+
+
+def test_both_loopback_addresses_are_listened_at(osc: OscFixture) -> None:
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sender:
+        try:
+            sender.sendto(b"/dni/alpha\0\0,f\0\0" + struct.pack(">f", 0.25), ("::1", osc.listener.port))
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+    wait_until(lambda: osc.coefficients() == (0.25, 0.75))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from dni_deploy.video_io.video_file import open_video_file
 from tests.dni_deploy.video_io.test_resume import stop_engine_after
 from tests.support.frame_session import Dimmer
 from tests.support.gray_video import grey_film
-from tests.support.video_clips import FRAMES, HEIGHT, WIDTH, Clip, see
+from tests.support.video_clips import FRAMES, HEIGHT, WIDTH, Clip, see, write_display_matrix
 from tests.support.video_command import Make
 
 
@@ -83,6 +84,15 @@ def test_an_alpha_map_video_gives_each_frame_its_map(tmp_path: Path, make: Make,
         assert np.abs(output[number, :, inside] - whole[number, :, inside]).mean() < 8
         outside = np.delete(output[number], np.s_[max(0, 2 * number - 8) : 2 * number + 32], axis=1)
         assert outside.mean() < 4
+
+
+def test_a_mirrored_map_video_is_read_mirrored(tmp_path: Path, clip: Path) -> None:
+    maps = np.zeros((2, HEIGHT, WIDTH), np.uint8)
+    maps[:, :8, :24] = 255
+    path = write_display_matrix(grey_film(tmp_path / "maps.mp4", maps), (-1, 0, 0, 1))
+    alpha_map = AlphaMapVideo(path, replace(open_video_file(clip), frame_count=2), 1).read_map(0)
+    off = np.abs(alpha_map.values[alpha_map.codes] - maps[0, :, ::-1] / 255)
+    assert off.mean() < 0.03  # blurred edges
 
 
 LATE = 2 * 18

@@ -42,7 +42,7 @@ def test_the_limit_counts_bytes(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("", "not JSON"),
-        ("[" * 100_000, "not JSON"),
+        ("[" * 100_000, "nested too deeply"),
         ('{"a": 1, "b": 2, "a": 3}', "the key 'a' twice"),
         ('[{"a\\u001b": 1, "a\\u001b": 2}]', r"the key .a.*x1b. twice"),
     ],
@@ -59,3 +59,11 @@ def test_the_file_is_named_in_its_errors() -> None:
             raise error("it is wrong")
     with pytest.raises(MismatchError, match=r"^as it was$"), name_file_in_errors("a/b.json"):
         raise MismatchError("as it was")
+
+
+@pytest.mark.parametrize(("text", "message"), [("[" * 200_000, "nested too deeply"), ("1" * 5000, "more than 4,300 digits")])
+def test_limits_of_the_parser_are_named_without_its_words(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        load_json(text)
+    assert "recursion" not in str(caught.value)
+    assert "sys." not in str(caught.value)

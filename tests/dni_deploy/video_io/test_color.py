@@ -16,8 +16,16 @@ from numpy.typing import NDArray
 
 from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.errors import InputError
+from dni_deploy.imaging.frames import WHITE_LEVELS
 from dni_deploy.imaging.rendered import RenderedFrame
-from dni_deploy.video_io.color import SWSCALE_COLORSPACES, ColorConverter, ColorSpec, choose_matrix, view_planes
+from dni_deploy.video_io.color import (
+    SWSCALE_COLORSPACES,
+    ColorConverter,
+    ColorSpec,
+    choose_matrix,
+    component_bits,
+    view_planes,
+)
 from dni_deploy.video_io.reader import VideoReader
 from dni_deploy.video_io.video_file import open_video_file
 from dni_deploy.video_io.y4m import Y4mFormat
@@ -261,19 +269,149 @@ def write_ffv1(path: Path, frame: av.VideoFrame) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("full", "bits"), [(False, 8), (True, 8), (False, 10), (True, 10)])
-def test_an_identity_network_does_not_change_a_video(tmp_path: Path, make: Make, full: bool, bits: int) -> None:
-    """Uses real files, since decoders deliver other layouts and tags than a frame made by hand."""
-    codes = np.rint(rgb_to_codes(patch_colors(), 1, full, bits))
-    frame = make_patches(codes, "yuv420p" if bits == 8 else "yuv420p10le", "420")
-    frame.colorspace, frame.color_range = 1, 2 if full else 1
-    source = write_ffv1(tmp_path / "in.mkv", frame)
-    make(source, tmp_path / "out.mkv", codec="ffv1", crf=None, preset=None)
-    with av.open(str(tmp_path / "out.mkv")) as container:
+def check_identity(folder: Path, make: Make, frame: av.VideoFrame, subsampling: str, **options: Any) -> None:
+    """Runs an identity network over a file with that frame: the same format, tags and codes come out."""
+    source = write_ffv1(folder / "in.mkv", frame)
+    make(source, folder / "out.mkv", force=True, **{"crf": None, "preset": None, **options})
+    with av.open(str(folder / "out.mkv")) as container:
         decoded = next(container.decode(video=0))
-    assert (decoded.format.name, int(decoded.colorspace), int(decoded.color_range)) == ("yuv420p", 1, 2 if full else 1)
-    expected = rgb_to_codes(codes_to_rgb(codes, 1, full, bits) / 255, 1, full, 8)
-    assert_exact(read_patches(decoded, "420"), expected)
+    tags = (frame.format.name, int(frame.colorspace), int(frame.color_range))
+    assert (decoded.format.name.replace("yuvj", "yuv"), int(decoded.colorspace), int(decoded.color_range)) == tags
+    assert_exact(read_patches(decoded, subsampling), read_patches(frame, subsampling))
+
+
+def make_tagged_patches(matrix: int, full: bool, bits: int, subsampling: str) -> av.VideoFrame:
+    codes = np.rint(rgb_to_codes(patch_colors(), matrix, full, bits))
+    frame = make_patches(codes, f"yuv{subsampling}p" + (f"{bits}le" if bits > 8 else ""), subsampling)
+    frame.colorspace, frame.color_range = matrix, 2 if full else 1
+    return frame
+
+
+@pytest.mark.parametrize(
+    ("matrix", "full", "bits", "subsampling"),
+    [(1, False, 8, "420"), (6, True, 8, "422"), (1, True, 10, "420"), (6, False, 12, "444"), (7, True, 12, "444")],
+)
+def test_an_identity_network_does_not_change_a_video(
+    tmp_path: Path, make: Make, matrix: int, full: bool, bits: int, subsampling: str
+) -> None:
+    """Uses real files, since decoders deliver other layouts and tags than a frame made by hand."""
+    check_identity(tmp_path, make, make_tagged_patches(matrix, full, bits, subsampling), subsampling, codec="ffv1")
+
+
+LOSSLESS = {
+    "ffv1": {},
+    "libx264": {"preset": "ultrafast", "encoder_options": {"qp": "0"}},  # crf 0 is not lossless with 10 bits
+    "libx265": {"preset": "ultrafast", "encoder_options": {"x265-params": "lossless=1"}},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("codec", LOSSLESS)
+@pytest.mark.parametrize("subsampling", SUBSAMPLING)
+@pytest.mark.parametrize("bits", [8, 10, 12])
+def test_an_identity_network_is_invisible(tmp_path: Path, make: Make, bits: int, subsampling: str, codec: str) -> None:
+    """Every matrix and range through real encoders; x264 has no 12 bits."""
+    if codec == "libx264" and bits == 12:
+        pytest.skip("x264 encodes at most 10 bits")
+    for matrix, full in product(MATRICES, (False, True)):
+        frame = make_tagged_patches(matrix, full, bits, subsampling)
+        check_identity(tmp_path, make, frame, subsampling, codec=codec, **LOSSLESS[codec])
+
+
+@pytest.mark.parametrize("subsampling", SUBSAMPLING)
+@pytest.mark.parametrize("bits", [10, 12, 16])
+@pytest.mark.parametrize("full", [False, True], ids=["limited", "full"])
+@pytest.mark.parametrize("matrix", MATRICES)
+def test_deep_patches_round_trip(matrix: int, full: bool, bits: int, subsampling: str) -> None:
+    """More than 8 bits go through RGB of 16 bits: exact RGB, and the same codes back."""
+    frame = make_tagged_patches(matrix, full, bits, subsampling)
+    converter = ColorConverter(ColorSpec(matrix, full), frame.format.name)
+    rgb = converter.to_deepest_rgb(frame)
+    assert rgb.dtype == np.uint16
+    codes = read_patches(frame, subsampling)
+    middle = rgb[PATCH_PX // 2 :: PATCH_PX, PATCH_PX // 2 :: PATCH_PX].reshape(-1, 3)
+    assert_exact(middle, codes_to_rgb(codes, matrix, full, bits) * 257)
+    assert_exact(read_patches(converter.from_rgb(rgb), subsampling), codes)
+
+
+DEEP_TARGETS = ["yuv420p", "yuvj420p", "nv12", "yuyv422", "yuv411p", "yuv420p10le", "p010le", "yuv444p10be", "yuva444p12le"]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("pixel_format", DEEP_TARGETS)
+def test_every_yuv_format_shows_the_same_colors(pixel_format: str, dtype: type[np.generic]) -> None:
+    """A flat frame in each format has its color again, to within the coarser of both depths."""
+    white = np.iinfo(dtype).max
+    rgb = np.empty((16, 32, 3), dtype)
+    rgb[:] = np.rint(np.array([0.8, 0.4, 0.2]) * white)
+    color = ColorSpec(1, pixel_format.startswith("yuvj"))
+    frame = ColorConverter(color, pixel_format).from_rgb(rgb)
+    assert frame.format.name == pixel_format
+    back = ColorConverter(color).to_deepest_rgb(frame)
+    assert np.abs(back[8, 8] / WHITE_LEVELS[back.dtype] - rgb[8, 8] / white).max() < 1.6 / 255
+    # swscale dithers chroma of 4:1:1.
+    assert np.ptp(back.reshape(-1, 3).astype(int), axis=0).max() <= (4 if pixel_format == "yuv411p" else 0)
+
+
+RGB_TARGETS = [
+    "rgb24",
+    "bgr24",
+    "bgra",
+    "argb",
+    "bgr0",
+    "gbrp",
+    "gbrap",
+    "gbrp10le",
+    "gbrap12le",
+    "rgb48le",
+    "rgb48be",
+    "rgba64be",
+]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("pixel_format", [*RGB_TARGETS, "gbrpf32le"])
+def test_rgb_formats_keep_every_level(pixel_format: str, dtype: type[np.generic]) -> None:
+    white = np.iinfo(dtype).max
+    levels = np.rint(np.linspace(0, 1, 256) * white).astype(dtype)
+    rgb = np.stack([np.tile(levels, (4, 1)), np.tile(levels[::-1], (4, 1)), np.tile(np.roll(levels, 7), (4, 1))], axis=2)
+    frame = ColorConverter(ColorSpec(1, False), pixel_format).from_rgb(rgb)
+    assert (frame.format.name, int(frame.colorspace), int(frame.color_range)) == (pixel_format, 0, 2)
+    back = ColorConverter(ColorSpec(1, False)).to_deepest_rgb(frame)
+    bits = min(8 * np.dtype(dtype).itemsize, component_bits(frame.format))
+    assert np.abs(back / WHITE_LEVELS[back.dtype] - rgb / white).max() <= 0.51 / (2**bits - 1)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize(
+    "pixel_format", ["yuva420p", "yuva444p10le", "bgra", "argb", "gbrap", "gbrap12le", "rgba64be", "ya8", "ya16be"]
+)
+def test_transparency_is_kept(pixel_format: str, dtype: type[np.generic]) -> None:
+    levels = np.tile(np.rint(np.linspace(0, 1, 256) * np.iinfo(dtype).max).astype(dtype), (4, 1))
+    rgb = np.full((4, 256, 3), np.iinfo(dtype).max // 2, dtype)
+    converter = ColorConverter(ColorSpec(1, False), pixel_format)
+    frame = converter.from_rgb(rgb, levels)
+    back = converter.read_transparency(frame)
+    assert back is not None
+    bits = min(8 * np.dtype(dtype).itemsize, component_bits(frame.format))
+    assert np.abs(back / np.iinfo(back.dtype).max - levels / np.iinfo(dtype).max).max() <= 0.51 / (2**bits - 1)
+    opaque = converter.read_transparency(converter.from_rgb(rgb))
+    assert opaque is not None
+    assert opaque.min() == np.iinfo(opaque.dtype).max
+    assert converter.read_transparency(av.VideoFrame(4, 4, "yuv420p")) is None
+
+
+def test_a_palette_has_the_colors_of_its_frame() -> None:
+    """Sixteen colors need no dithering, and what is more than half transparent is so in a palette."""
+    colors = np.random.default_rng(0).integers(0, 256, (4, 4, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    levels = np.full((32, 32), 255, np.uint8)
+    levels[:8] = 100
+    converter = ColorConverter(ColorSpec(1, False), "pal8")
+    frame = converter.from_rgb(colors, levels)
+    back = converter.read_transparency(frame)
+    assert back is not None
+    assert np.array_equal(back, np.where(levels < 128, 0, 255))
+    assert np.abs(converter.to_rgb(frame)[8:].astype(int) - colors[8:]).max() <= 4
 
 
 def open_pipe(frame: av.VideoFrame, full: bool) -> Y4mFormat:

@@ -11,11 +11,13 @@ import pytest
 from dni_deploy.errors import UsageError
 from dni_deploy.video_io.color import ColorSpec
 from dni_deploy.video_io.encoder import EncoderOptions, OutputFormat, add_video_stream
-from dni_deploy.video_io.mux import _compute_durations, _read_video_packets, check_output_streams, find_muxer
+from dni_deploy.video_io.mux import _compute_durations, _read_video_packets, find_muxer, plan_output
 from dni_deploy.video_io.segments import FrameAlphaRecord, Segment, SegmentWriter
+from dni_deploy.video_io.streams import StreamCopy
 from dni_deploy.video_io.video_file import open_video_file
 from tests.dni_deploy.video_io.test_segments import make_packet
 from tests.support.video_clips import Clip
+from tests.support.video_command import Make
 
 OUTPUT_FORMAT = OutputFormat(64, 48, Fraction(1, 1000), Fraction(25), None, ColorSpec(1, False))
 
@@ -62,9 +64,24 @@ def test_decoding_times_increase_across_segments(tmp_path: Path) -> None:
         assert [seconds for seconds, _ in timed] == [Fraction(dts, 1000) for dts in decoding_times]
 
 
-def test_streams_that_a_container_cannot_hold_are_refused(tmp_path: Path) -> None:
-    video_file = open_video_file(Clip().write(tmp_path / "in.mp4"))
-    assert check_output_streams(tmp_path / "out.mp4", video_file, EncoderOptions(), OUTPUT_FORMAT)
-    with pytest.raises(UsageError, match=r"A webm file cannot hold what libx264 encodes; choose \.mkv"):
-        check_output_streams(tmp_path / "out.webm", video_file, EncoderOptions(), OUTPUT_FORMAT)
+def test_a_codec_that_a_container_cannot_hold_is_refused(tmp_path: Path) -> None:
+    video_file = open_video_file(Clip(frames=2).write(tmp_path / "in.mp4"))
+    plan = plan_output(tmp_path / "out.mp4", video_file, EncoderOptions(), OUTPUT_FORMAT)
+    assert (plan.muxer, plan.has_global_header, plan.copies, plan.notes) == ("mp4", True, (StreamCopy(1),), ())
+    message = r"A webm file cannot hold what libx264 encodes; choose \.mp4 or .* or \.mkv, or give --codec libvpx-vp9\. Nothing"
+    with pytest.raises(UsageError, match=message):
+        plan_output(tmp_path / "out.webm", video_file, EncoderOptions(), OUTPUT_FORMAT)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["in.mp4"]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov"])
+def test_hevc_plays_in_quicktime_and_before_it_is_whole(tmp_path: Path, make: Make, suffix: str) -> None:
+    """The tag is hvc1, as QuickTime and Safari want, and the index comes before the frames."""
+    source = Clip(frames=3, audio=None).write(tmp_path / "in.mp4")
+    make(source, tmp_path / f"out{suffix}", codec="libx265")
+    data = (tmp_path / f"out{suffix}").read_bytes()
+    assert b"hvc1" in data
+    assert b"hev1" not in data
+    assert 0 < data.index(b"moov") < data.index(b"mdat")
+    make(source, tmp_path / f"tagged{suffix}", codec="libx265", encoder_options={"tag": "hev1"})
+    assert b"hev1" in (tmp_path / f"tagged{suffix}").read_bytes()

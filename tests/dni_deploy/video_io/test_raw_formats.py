@@ -1,4 +1,4 @@
-"""rgb24: size notation, complete frames, and leftover bytes."""
+"""Bare pixels: layouts, size notation, complete frames, and leftover bytes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.errors import InputError, LimitError, PartialResultError, UsageError
-from dni_deploy.video_io.raw_formats import RawFrame, Rgb24Format, parse_rate, parse_size
+from dni_deploy.imaging.rendered import RenderedFrame
+from dni_deploy.video_io.raw_formats import PIXEL_LAYOUTS, PackedFormat, RawFrame, parse_rate, parse_size
 
 
 @pytest.mark.parametrize(("text", "size"), [("640x360", (640, 360)), (" 1X1 ", (1, 1))])
@@ -34,7 +36,7 @@ def test_sizes_over_the_limit_are_refused() -> None:
 
 def read_frames(data: bytes) -> Iterator[RawFrame]:
     """Reads rgb24 of 6x4 pixels."""
-    return Rgb24Format(io.BytesIO(data), 1, "6x4").read()
+    return PackedFormat(io.BytesIO(data), 1, "6x4").read()
 
 
 def test_frames_are_read_in_order() -> None:
@@ -73,3 +75,29 @@ def test_valid_rates_are_parsed(text: str, rate: Fraction) -> None:
 def test_text_that_is_not_a_rate_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="is not a frame rate"):
         parse_rate(text)
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+@pytest.mark.parametrize("layout", PIXEL_LAYOUTS)
+def test_pixels_and_transparency_come_back_as_they_were(layout: str, scale: int) -> None:
+    channels, dtype = PIXEL_LAYOUTS[layout].channels, PIXEL_LAYOUTS[layout].dtype
+    pixels = np.random.default_rng(0).integers(0, np.iinfo(dtype).max + 1, (4, 6, len(channels))).astype(dtype)
+    raw_format = PackedFormat(io.BytesIO(pixels.tobytes()), scale, "6x4", layout)
+    (frame,) = raw_format.read()
+    assert frame.rgb.dtype == dtype.newbyteorder("=")
+    for color, channel in zip("RGB", range(3), strict=True):
+        stored = channels.index(color) if color in channels else 0
+        assert np.array_equal(frame.rgb[..., channel], pixels[..., stored])
+    assert (frame.transparency is None) == ("A" not in channels)
+    output = frame.rgb.repeat(scale, 0).repeat(scale, 1)
+    encoded = raw_format.encode_frame(frame, RenderedFrame(output, 1, Coefficients.one_hot("a", ("a", "b"))))
+    assert encoded.tobytes() == pixels.repeat(scale, 0).repeat(scale, 1).tobytes()
+
+
+def test_gray_of_a_colored_output_is_its_luma() -> None:
+    raw_format = PackedFormat(io.BytesIO(bytes(24)), 1, "6x4", "gray")
+    (frame,) = raw_format.read()
+    output = np.zeros((4, 6, 3), np.uint8)
+    output[:] = (200, 100, 50)
+    encoded = raw_format.encode_frame(frame, RenderedFrame(output, 1, Coefficients.one_hot("a", ("a", "b"))))
+    assert set(encoded.tolist()) == {124}  # 0.299 * 200 + 0.587 * 100 + 0.114 * 50 = 124.2

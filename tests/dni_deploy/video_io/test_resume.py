@@ -9,6 +9,7 @@ import multiprocessing
 import multiprocessing.process
 import os
 import random
+import shutil
 import signal
 import time
 from copy import copy
@@ -26,7 +27,8 @@ from dni_deploy.alpha.timeline import AlphaSource, AlphaTimeline
 from dni_deploy.api import video as verb
 from dni_deploy.errors import BusyError, EngineError, InputError, LimitError, UsageError
 from dni_deploy.video_io.resume import job_folder_path, open_job
-from dni_deploy.video_io.segments import SegmentWriter, open_segment
+from dni_deploy.video_io.segments import FrameAlphaRecord, SegmentWriter, open_segment
+from tests.dni_deploy.video_io.test_segments import make_packet
 from tests.support import killable_video_job
 from tests.support.frame_session import Dimmer
 from tests.support.video_clips import Clip
@@ -163,23 +165,115 @@ def test_changed_settings_are_refused_unless_fresh(
     assert make(source, output, 1.0, crf=9, fresh=True).resumed_frames == 0
 
 
-def test_a_damaged_segment_is_encoded_again(
+def stop_with_all_segments(
+    make: Make, engine: Dimmer, monkeypatch: pytest.MonkeyPatch, source: Path, output: Path, alpha: str
+) -> Path:
+    """Runs a job whose 20 frames are all in segments, and stops it while it is put together; returns its folder."""
+
+    def stop(*args: object) -> None:
+        raise Stops
+
+    with monkeypatch.context() as patch:
+        patch.setattr(verb, "mux_segments", stop)
+        with pytest.raises(Stops):
+            make(source, output, alpha, alpha_log=output.with_suffix(".jsonl"))
+    folder = job_folder_path(output)
+    assert sorted(entry.name for entry in folder.glob("*.segment")) == [f"{number:06d}.segment" for number in range(3)]
+    return folder
+
+
+@pytest.mark.parametrize("lost", [(0,), (1,), (2,), (0, 2), (0, 1, 2)])
+@pytest.mark.parametrize("is_damaged", [False, True], ids=["absent", "damaged"])
+def test_a_gap_is_filled_and_the_rest_is_kept(
+    tmp_path: Path, make: Make, engine: Dimmer, monkeypatch: pytest.MonkeyPatch, lost: tuple[int, ...], is_damaged: bool
+) -> None:
+    source, output, whole = Clip(audio=None).write(tmp_path / "in.mp4"), tmp_path / "out.mp4", tmp_path / "whole.mp4"
+    alpha = "0:a=1, 0.2s:a=0.75, 0.4s:a=0.75, 0.7s:a=0.5"
+    make(source, whole, alpha, alpha_log=tmp_path / "whole.jsonl")
+    folder = stop_with_all_segments(make, engine, monkeypatch, source, output, alpha)
+    for number in lost:
+        path = folder / f"{number:06d}.segment"
+        data = bytearray(path.read_bytes())
+        data[100] ^= 1
+        path.unlink()
+        if is_damaged:
+            path.write_bytes(data)
+            assert open_segment(path) is None
+    rendered, infer = [], engine.infer
+    monkeypatch.setattr(engine, "infer", lambda slot, x: (rendered.append(slot), infer(slot, x))[1])
+    report = make(source, output, alpha, alpha_log=output.with_suffix(".jsonl"))
+    sizes = {0: 8, 1: 8, 2: 4}
+    assert len(rendered) == sum(sizes[number] for number in lost)
+    assert report.resumed_frames == 20 - len(rendered)
+    assert output.read_bytes() == whole.read_bytes()
+    assert output.with_suffix(".jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert any(f"{len(lost)} segments of the stopped run were damaged" in note for note in report.notes) == is_damaged
+    assert not folder.exists()
+
+
+def test_a_folder_that_is_no_job_is_refused_and_not_touched(tmp_path: Path, make: Make) -> None:
+    source, output = Clip(audio=None, frames=2).write(tmp_path / "in.mp4"), tmp_path / "out.mp4"
+    folder = job_folder_path(output)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+
+    def check_is_refused(message: str) -> None:
+        for fresh in (False, True):
+            with pytest.raises(UsageError, match=f"{message}.*nothing in it was touched"):
+                make(source, output, fresh=fresh)
+
+    folder.mkdir()
+    (folder / "000000.segment").write_bytes(b"mine")
+    check_is_refused("is no stopped job")
+    (folder / "job.json").write_text('{"name": "another program"}')
+    check_is_refused("is no stopped job")
+    assert {entry.name for entry in folder.iterdir()} == {"000000.segment", "job.json"}
+    shutil.rmtree(folder)
+    folder.symlink_to(elsewhere)
+    check_is_refused("is a link")
+    assert not list(elsewhere.iterdir())
+    folder.unlink()
+    folder.write_text("a file")
+    check_is_refused("is not a folder")
+    assert folder.read_text() == "a file"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="this system has no owners")
+def test_a_folder_of_another_user_is_refused(tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Clip(audio=None, frames=2).write(tmp_path / "in.mp4")
+    job_folder_path(tmp_path / "out.mp4").mkdir()
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    with pytest.raises(UsageError, match="belongs to another user"):
+        make(source, tmp_path / "out.mp4")
+
+
+def test_links_are_not_followed_and_foreign_files_stay(
     tmp_path: Path, make: Make, engine: Dimmer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = Clip(audio=None).write(tmp_path / "in.mp4")
-    make(source, tmp_path / "whole.mp4")
-    output = tmp_path / "out.mp4"
-    stop_engine_after(engine, monkeypatch, 19, Stops())
-    with pytest.raises(Stops):
-        make(source, output)
-    first = job_folder_path(output) / "000000.segment"
-    assert open_segment(first) is not None
-    data = bytearray(first.read_bytes())
-    data[100] ^= 1
-    first.write_bytes(data)
-    assert open_segment(first) is None
-    assert make(source, output).resumed_frames == 0
-    assert output.read_bytes() == (tmp_path / "whole.mp4").read_bytes()
+    source, output = Clip(audio=None).write(tmp_path / "in.mp4"), tmp_path / "out.mp4"
+    folder = stop_with_all_segments(make, engine, monkeypatch, source, output, "1")
+    target = (folder / "000001.segment").rename(tmp_path / "target")
+    content = target.read_bytes()
+    (folder / "000001.segment").symlink_to(target)
+    (folder / "notes.txt").write_text("mine")
+    assert make(source, output, "1", alpha_log=output.with_suffix(".jsonl")).resumed_frames == 12
+    assert target.read_bytes() == content
+    assert [entry.name for entry in folder.iterdir()] == ["notes.txt"]
+    with pytest.raises(UsageError, match="is no stopped job"):
+        make(source, output, "1", force=True)
+
+
+def test_two_attempts_at_one_segment_never_share_a_file(tmp_path: Path) -> None:
+    writers = [SegmentWriter(tmp_path, 0, 0) for _ in range(2)]
+    assert len({entry.name for entry in tmp_path.iterdir()}) == 2
+    for pts, writer in enumerate(writers):
+        writer.add_frame(pts, 1, FrameAlphaRecord(0.0, 1, (1.0,)))
+        writer.add_packet(make_packet(pts, b"packet"))
+    for pts, writer in enumerate(writers):
+        segment = writer.close()
+        assert open_segment(segment.path) == segment
+        assert segment.read_footer().frame_times == ((pts, 1),)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["000000.segment"]
 
 
 @pytest.mark.parametrize(("number", "kind"), [(errno.ENOSPC, LimitError), (errno.EIO, InputError)])
@@ -203,16 +297,16 @@ def test_a_full_or_failing_disk_keeps_complete_segments(
 
 def test_a_job_with_the_former_color_conversion_is_not_continued(tmp_path: Path) -> None:
     """The transition between segments of both would be visible."""
-    with open_job(tmp_path / "out.mp4", {"alpha": 1}) as job:
+    with open_job(tmp_path / "out.mp4", {"alpha": 1}, segment_frames=8) as job:
         path = job.folder / "job.json"
     path.write_text(json.dumps({"schema": 1, "alpha": 1}))
-    with pytest.raises(UsageError, match="differs in: schema"), open_job(tmp_path / "out.mp4", {"alpha": 1}):
+    with pytest.raises(UsageError, match="differs in: schema"), open_job(tmp_path / "out.mp4", {"alpha": 1}, segment_frames=8):
         pass
 
 
 def test_two_jobs_on_one_output_are_refused(tmp_path: Path, make: Make) -> None:
     source = Clip(audio=None).write(tmp_path / "in.mp4")
-    with open_job(tmp_path / "out.mp4", {}), pytest.raises(BusyError, match="Another run"):
+    with open_job(tmp_path / "out.mp4", {}, segment_frames=8), pytest.raises(BusyError, match="Another run"):
         make(source, tmp_path / "out.mp4")
 
 

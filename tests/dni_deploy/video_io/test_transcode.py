@@ -44,7 +44,7 @@ def transcode_clip(
     settings = TranscodeSettings(
         EncoderOptions(crf=20, preset="ultrafast", segment_frames=segment_frames), OutputFormat.from_video_file(source, 1), True
     )
-    with open_job(output, {}) as job:
+    with open_job(output, {}, segment_frames=segment_frames) as job:
         return transcode_segments(source, job, process_frame, settings, 1, progress)
 
 

@@ -6,14 +6,15 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from dni_deploy.errors import InputError, RefusedError, UsageError
+from dni_deploy.imaging.orientation import Orientation
 from dni_deploy.video_io.color import ColorSpec
-from dni_deploy.video_io.video_file import open_video_file, turn_upright
+from dni_deploy.video_io.video_file import InputOptions, open_video_file
 from tests.dni_deploy.api.test_video import psnr
-from tests.support.video_clips import Clip, make_frame, see
+from tests.dni_deploy.imaging.test_orientation import pack_matrix
+from tests.support.video_clips import Clip, make_frame, see, write_display_matrix
 from tests.support.video_command import Make
 
 
@@ -29,12 +30,13 @@ def test_an_untagged_video_has_a_note_and_is_tagged(tmp_path: Path, make: Make) 
 @pytest.mark.parametrize(
     ("clip", "note"),
     [
-        (Clip(pixels="yuv420p10le"), "more than 8 bits"),
-        (Clip(pixels="yuv444p"), "becomes 4:2:0"),
-        (Clip(options={"x264-params": "tff=1"}), "interlaced"),
-        (Clip(codec="ffv1", pixels="bgra", matrix=None), "transparent"),
+        (Clip(options={"x264-params": "tff=1"}), "20 frames are interlaced: both fields"),
+        (
+            Clip(codec="ffv1", pixels="bgra", matrix=None),
+            "RGB, 8 bits, with transparency is written as 4:4:4, 8 bits: transparency",
+        ),
     ],
-    ids=["10 bit", "4:4:4", "interlaced", "transparent"],
+    ids=["interlaced", "transparent"],
 )
 def test_discarded_features_have_a_note(tmp_path: Path, make: Make, clip: Clip, note: str) -> None:
     report = make(clip.write(tmp_path / "in.mkv"), tmp_path / "out.mkv")
@@ -42,28 +44,36 @@ def test_discarded_features_have_a_note(tmp_path: Path, make: Make, clip: Clip, 
     assert report.frames == len(see(tmp_path / "out.mkv").frames) == clip.frames
 
 
-def write_rotation(path: Path, quarter_turns: int) -> Path:
-    """Writes another display matrix into an MP4's first track header (ISO 14496-12, 8.3.2)."""
-    matrices: dict[int, tuple[int, ...]] = {1: (0, 1, -1, 0), 2: (-1, 0, 0, -1), 3: (0, -1, 1, 0)}
-    a, b, c, d = matrices[quarter_turns]
-    data = bytearray(path.read_bytes())
-    start = data.index(b"tkhd") + 4 + 40
-    for place, value in ((0, a), (1, b), (3, c), (4, d)):
-        data[start + 4 * place : start + 4 * place + 4] = (value << 16).to_bytes(4, "big", signed=True)
-    path.write_bytes(data)
-    return path
-
-
-@pytest.mark.parametrize("quarter_turns", [1, 2, 3])
-def test_rotation_is_applied(tmp_path: Path, make: Make, quarter_turns: int) -> None:
-    """A matrix (a, b, c, d) sends a point (x, y) to (ax + cy, bx + dy), y downward: quarter turns clockwise."""
-    source = write_rotation(Clip(audio=None).write(tmp_path / "in.mp4"), quarter_turns)
-    make(source, tmp_path / "out.mp4")
+@pytest.mark.parametrize(
+    ("matrix", "description"),
+    [
+        ((0, 1, -1, 0), "turned clockwise by 90 degrees"),
+        ((-1, 0, 0, -1), "turned clockwise by 180 degrees"),
+        ((0, -1, 1, 0), "turned clockwise by 270 degrees"),
+        ((-1, 0, 0, 1), "mirrored"),  # a phone's front camera
+        ((1, 0, 0, -1), "turned clockwise by 180 degrees and mirrored"),
+        ((0, 1, 1, 0), "turned clockwise by 90 degrees and mirrored"),
+        ((0, -1, -1, 0), "turned clockwise by 270 degrees and mirrored"),
+    ],
+)
+def test_every_orientation_is_applied(tmp_path: Path, make: Make, matrix: tuple[int, int, int, int], description: str) -> None:
+    source = write_display_matrix(Clip(audio=None, frames=5).write(tmp_path / "in.mp4"), matrix)
+    report = make(source, tmp_path / "out.mp4")
     after: Any = see(tmp_path / "out.mp4")
-    expected = np.rot90(make_frame(4), -quarter_turns)
+    orientation = Orientation.from_display_matrix(pack_matrix(*matrix))
+    assert orientation is not None
+    expected = orientation.apply(make_frame(4))
+    assert report.notes == (f"{description}: the frames are written upright",)
     assert after.tags["rotation"] == 0
     assert after.frames[4].shape == expected.shape
     assert psnr(after.frames[4], expected) > 28
+
+
+def test_a_display_matrix_that_is_no_orientation_has_a_note(tmp_path: Path) -> None:
+    source = write_display_matrix(Clip(audio=None, frames=2).write(tmp_path / "in.mp4"), (0.7071, 0.7071, -0.7071, 0.7071))
+    video_file = open_video_file(source)
+    assert video_file.orientation == Orientation()
+    assert any("display matrix is neither a turn" in note for note in video_file.notes)
 
 
 @pytest.mark.parametrize(
@@ -95,23 +105,17 @@ def test_a_name_that_looks_like_a_protocol_is_a_name(tmp_path: Path) -> None:
 
 def test_an_unknown_hardware_decoder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="There is no hardware decoder 'gpu'; this PyAV has"):
-        open_video_file(Clip(audio=None).write(tmp_path / "in.mp4"), hwaccel="gpu")
+        open_video_file(Clip(audio=None).write(tmp_path / "in.mp4"), InputOptions(hwaccel="gpu"))
 
 
 def test_video_metadata_is_read(tmp_path: Path) -> None:
     video_file = open_video_file(Clip(aspect=Fraction(4, 3), full=True, matrix="bt601").write(tmp_path / "in.mp4"))
     assert (video_file.width, video_file.height, video_file.frame_count) == (64, 48, 20)
-    assert (video_file.frame_rate, video_file.pixel_aspect, video_file.rotation) == (25, Fraction(4, 3), 0)
+    assert (video_file.frame_rate, video_file.pixel_aspect, video_file.orientation) == (25, Fraction(4, 3), Orientation())
     assert video_file.color == ColorSpec(6, True, 1, 1)
-    assert (video_file.stream_index, video_file.copied_streams, video_file.attachment_count) == (0, (1,), 0)
+    assert (video_file.stream_index, video_file.copied_streams, len(video_file.time_jumps.positions)) == (0, (1,), 0)
     assert video_file.notes == ()
-    turned = open_video_file(write_rotation(tmp_path / "in.mp4", 1))
-    assert (turned.width, turned.height, turned.coded_size, turned.rotation) == (48, 64, (64, 48), 270)
+    turned = open_video_file(write_display_matrix(tmp_path / "in.mp4", (0, 1, -1, 0)))
+    assert (turned.width, turned.height, turned.coded_size) == (48, 64, (64, 48))
+    assert turned.orientation == Orientation(True, True, False)
     assert turned.pixel_aspect == Fraction(3, 4)
-
-
-def test_every_rotation_is_turned_upright() -> None:
-    rgb = make_frame(0, 5, 3)
-    assert turn_upright(rgb, 0) is rgb
-    assert np.array_equal(turn_upright(rgb, 90), np.rot90(rgb))
-    assert turn_upright(rgb, 270).flags.c_contiguous

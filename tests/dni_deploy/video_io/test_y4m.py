@@ -6,13 +6,14 @@ import io
 import tracemalloc
 from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 
 from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.errors import DniError, InputError, LimitError, PartialResultError, UsageError
 from dni_deploy.imaging.rendered import RenderedFrame
-from dni_deploy.video_io.color import ColorSpec
+from dni_deploy.video_io.color import ColorSpec, view_planes
 from dni_deploy.video_io.y4m import (
     PIXEL_FORMATS,
     Y4mFormat,
@@ -82,8 +83,6 @@ def test_plane_sizes_of_odd_frames(chroma: str) -> None:
         (b"YUV4MPEG2 W6 H4 F25\n", InputError, "frame rate F25"),
         (b"YUV4MPEG2 W6 H4 F25:0\n", InputError, "frame rate F25:0"),
         (b"YUV4MPEG2 W6 H4 F-1:1\n", InputError, "frame rate F-1:1"),
-        (b"YUV4MPEG2 W6 H4 F25:1 C420p10 XYSCSS=420P10\n", UsageError, "10 bits a sample"),
-        (b"YUV4MPEG2 W6 H4 F25:1 Cmono16\n", UsageError, "16 bits a sample"),
         (b"YUV4MPEG2 W6 H4 F25:1 C444alpha\n", UsageError, "does not read"),
         (b"YUV4MPEG2 W6 H4 F25:1 C411\n", UsageError, "does not read"),
         (b"YUV4MPEG2 W6 H4 F25:1 C\x1b[2J\n", UsageError, "does not read"),
@@ -105,6 +104,41 @@ def test_the_size_in_a_header_is_not_allocated_early() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1 << 20
+
+
+@pytest.mark.parametrize("color_range", [b"", b" XCOLORRANGE=FULL"])
+@pytest.mark.parametrize("chroma", PIXEL_FORMATS)
+def test_an_identity_keeps_every_sample_of_every_depth(chroma: str, color_range: bytes) -> None:
+    """A ramp of luma from black to white, with colors that the frame can have, through RGB and back."""
+    line = f"YUV4MPEG2 W64 H4 F25:1 C{chroma}".encode() + color_range + b"\n"
+    bits = header(line).bits
+    unit = (1 << bits) // 256
+    black, white = (0, (1 << bits) - 1) if color_range else (16 * unit, 235 * unit)
+    sizes = header(line).plane_sizes
+    planes = [np.tile(np.linspace(black, white, 64).astype(header(line).dtype), (4, 1))]
+    planes += [
+        np.full(size, 128 * unit + offset * unit // 4, header(line).dtype)
+        for size, offset in zip(sizes[1:], (3, -2), strict=False)
+    ]
+    data = line + b"FRAME\n" + b"".join(plane.tobytes() for plane in planes)
+    raw_format = Y4mFormat(io.BytesIO(data), 1, stamp=False)
+    (frame,) = raw_format.read()
+    assert frame.rgb.dtype == (np.uint8 if bits == 8 else np.uint16)
+    result = raw_format.encode_frame(frame, RenderedFrame(frame.rgb, 1, Coefficients.one_hot("a", ("a", "b"))))
+    assert raw_format.encode_header() == line
+    (again,) = read_y4m_frames(io.BytesIO(result.tobytes()), header(line))
+    inside = slice(4, 60)  # at the ends, colors leave the gamut of RGB
+    for read, written in zip(planes, again.planes, strict=True):
+        columns = inside if read.shape[1] == 64 else slice(2, 30)
+        difference = written.astype(int)[:, columns] - read.astype(int)[:, columns]
+        assert np.abs(difference).max() <= 1
+        assert abs(difference.mean()) <= (0.3 if bits == 8 else 0.1)  # 8-bit RGB has fewer colors than its codes
+
+
+def test_samples_beyond_the_depth_are_taken_as_white() -> None:
+    data = b"YUV4MPEG2 W2 H2 F25:1 Cmono10\nFRAME\n" + b"\xff\xff" * 4
+    (frame,) = Y4mFormat(io.BytesIO(data), 1).read()
+    assert frame.rgb.min() == 65535
 
 
 @pytest.mark.parametrize("rate", [b"", b" F0:0"])
@@ -183,16 +217,17 @@ def test_the_frame_line_has_parameters_and_a_stamp_that_fits() -> None:
 def test_frames_of_every_chroma_round_trip(chroma: str, matrix: str, full: bool) -> None:
     """Flat patches through an identity network: each code is kept to within the rounding of RGB. Mono has no chroma plane."""
     tokens = f"W33 H17 F25:1 C{chroma}" + (" XCOLORRANGE=FULL" if full else "")
-    sizes = header(f"YUV4MPEG2 {tokens}\n".encode()).plane_sizes
+    read = header(f"YUV4MPEG2 {tokens}\n".encode())
+    sizes, unit = read.plane_sizes, 1 << (read.bits - 8)
     for y, u, v in ((70, 120, 140), (180, 105, 150), (125, 128, 128)):
-        codes = (y, 128, 128) if chroma == "mono" else (y, u, v)
-        data = b"".join(np.full(size, code, np.uint8).tobytes() for size, code in zip(sizes, codes, strict=False))
+        codes = (y, 128, 128) if chroma.startswith("mono") else (y, u, v)
+        data = b"".join(np.full(size, code * unit, read.dtype).tobytes() for size, code in zip(sizes, codes, strict=False))
         video = Y4mFormat(io.BytesIO(f"YUV4MPEG2 {tokens}\nFRAME\n".encode() + data), 1, matrix=matrix, stamp=False)
         (frame,) = video.read()
         encoded = video.encode_frame(frame, RenderedFrame(frame.rgb, 0, Coefficients(("a",), (1.0,))))[len(b"FRAME\n") :]
         assert encoded.size == len(data)
-        assert np.abs(encoded.astype(int) - np.frombuffer(data, np.uint8)).max() <= 1
-        if chroma == "mono":
+        assert np.abs(encoded.view(read.dtype).astype(int) - np.frombuffer(data, read.dtype)).max() <= 1
+        if chroma.startswith("mono"):
             assert np.ptp(frame.rgb[0, 0]) == 0
 
 
@@ -201,3 +236,26 @@ def test_the_matrix_follows_the_option_or_the_height(height: int) -> None:
     assert choose_color("auto", height, False) == ColorSpec(1 if height >= 720 else 6, False, is_guessed=True)
     assert choose_color("601", height, True) == ColorSpec(6, True)
     assert choose_color("709", height, True) == ColorSpec(1, True)
+
+
+@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv422p10le", "yuv444p12le", "yuv420p16le", "gray10le", "gray16le"])
+def test_streams_of_ffmpeg_are_read_as_they_were_written(pixel_format: str) -> None:
+    stream = io.BytesIO()
+    bits = 8 if pixel_format == "yuv420p" else int(pixel_format.rstrip("le").split("p")[-1].removeprefix("gray"))
+    with av.open(stream, "w", format="yuv4mpegpipe", options={"strict": "-1"}) as container:
+        video = container.add_stream("wrapped_avframe" if bits == 8 else "rawvideo", rate=25)
+        video.width, video.height, video.pix_fmt = 8, 4, pixel_format
+        video.options = {"strict": "-1"}
+        frame = av.VideoFrame(8, 4, pixel_format)
+        for index, plane in enumerate(view_planes(frame)):
+            plane[:] = (100 + index) << (bits - 8)
+        frame.pts = 0
+        container.mux(video.encode(frame))
+        container.mux(video.encode())
+    stream.seek(0)
+    read = read_header(stream)
+    assert (read.bits, PIXEL_FORMATS[read.chroma]) == (bits, pixel_format)
+    (only,) = read_y4m_frames(stream, read)
+    assert [np.unique(plane).tolist() for plane in only.planes] == [
+        [(100 + index) << (bits - 8)] for index in range(len(only.planes))
+    ]

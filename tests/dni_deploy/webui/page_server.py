@@ -10,16 +10,18 @@ import numpy as np
 
 from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.alpha.plane import ControlPlane
+from dni_deploy.control.address import LOOPBACK
 from dni_deploy.control.shared_alpha import SharedAlpha
 from dni_deploy.imaging.frames import Frame
 from dni_deploy.session.session import Session
 from dni_deploy.signature import Signature
 from dni_deploy.webui.app import AppState
+from dni_deploy.webui.commands import CommandLines
 from dni_deploy.webui.frame_source import FrameSource, SourceFrame, StillImage
 from dni_deploy.webui.guard import PageLimits
 from dni_deploy.webui.pixel_blend import PixelBlend
 from dni_deploy.webui.renderer import Renderer
-from dni_deploy.webui.server import PageServer, open_listening_socket
+from dni_deploy.webui.server import PageServer, open_listening_sockets
 from tests.support.frame_session import Dimmer
 
 TOKEN = "a-token-of-the-tests"
@@ -60,6 +62,9 @@ class MovingSource:
 
     def seconds_until_next(self, seconds: float) -> float:
         return max(0.0, (self.given + 1) / self.rate - seconds)
+
+    def locate(self, seconds: float) -> None:
+        return None
 
     def close(self) -> None:
         self.closed += 1
@@ -116,10 +121,11 @@ def serve_page(
     plane = ControlPlane.default(members) if count in (3, 4) else None
     facts = {
         "members": list(members), "plane": None if plane is None else {name: list(place) for name, place in plane.places},
-        "timeline": None, "engine": "dimmer", "name": "dimmer.dni", "scale": 1, "fps": 60, "upload": 1 << 26,
+        "timeline": None, "engine": "dimmer", "name": "dimmer.dni", "scale": 1, "fps": 60, "upload": 1 << 26, "video_upload": 1 << 31,
         "slider": slider,
     }  # fmt: skip
     with open_renderer(count, source, **options) as renderer:
-        state = AppState(renderer, renderer.shared_alpha, plane, facts, SIZE, limits or PageLimits())
-        with PageServer(state, open_listening_socket("127.0.0.1", 0), TOKEN, "127.0.0.1") as page:
+        commands = CommandLines("dimmer.dni", "in.mp4" if renderer.status[1]["is_moving"] else None, True)
+        state = AppState(renderer, renderer.shared_alpha, plane, facts, SIZE, limits or PageLimits(), commands)
+        with PageServer(state, open_listening_sockets(LOOPBACK, 0), TOKEN, LOOPBACK) as page:
             yield PageFixture(page, state, renderer, renderer.shared_alpha)

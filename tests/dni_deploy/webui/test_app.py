@@ -7,6 +7,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,9 +17,12 @@ pytest.importorskip("uvicorn", reason="the page's server needs the extra `serve`
 
 import contextlib
 
+from websockets.sync.client import connect
+
 from dni_deploy.webui.guard import PageLimits
 from tests.dni_deploy.webui.page_server import TOKEN, PageFixture, serve_page
 from tests.dni_deploy.webui.test_guard import ask
+from tests.dni_deploy.webui.test_video_source import write_video
 
 QUERY = f"?token={TOKEN}"
 
@@ -96,6 +100,45 @@ def test_an_uploaded_image_is_shown(live: PageFixture) -> None:
         assert (status, json.loads(answer)) == (200, {"source": "your image", "width": 64, "height": 32})
     assert live.renderer.status[1]["source"] == "your image"
     assert live.renderer.status[1]["is_moving"] is False
+
+
+def test_a_video_is_streamed_to_a_file_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("av", reason="videos need the extra `video`")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    write_video(tmp_path / "film.mkv", 5)
+    film = (tmp_path / "film.mkv").read_bytes()
+    with serve_page(limits=PageLimits(max_image_bytes=100, max_video_bytes=len(film))) as live:
+        head = f"PUT /video{QUERY} HTTP/1.1\r\nHost: HOST\r\nContent-Type: application/octet-stream\r\n".encode()
+        assert raw(live, head + f"Content-Length: {len(film)}\r\n\r\n".encode(), film[:200], film[200:], wait=0.05) == 200
+        assert live.renderer.status[1]["source"] == "your video"
+        assert len(list(tmp_path.iterdir())) == 2
+        assert put(live, film + b"x", "application/octet-stream", "/video")[0] == 413
+        status, sentence = put(live, b"no film " * 50, "application/octet-stream", "/video")
+        assert status == 400
+        assert str(tmp_path) not in sentence
+        assert put(live, film, "image/png", "/video")[0] == 415
+        assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.iterdir())) == 1  # of the upload nothing is left
+
+
+def test_picture_take_and_commands(live: PageFixture) -> None:
+    with serve_page(3) as fresh:
+        assert ask(fresh, "GET", f"/picture{QUERY}", None)[0] == 404
+        assert ask(fresh, "GET", f"/take{QUERY}", None)[0] == 404
+        with connect(fresh.frames) as page:
+            page.send(json.dumps({"next": True}))
+            while isinstance(page.recv(5), str):
+                pass
+        status, _, answer = ask(fresh, "GET", f"/picture{QUERY}", None)
+        assert status == 200
+        assert answer[1:4] == b"PNG"
+        fresh.shared_alpha.set_alpha([0.1, 0.2, 0.7])
+        commands = json.loads(ask(fresh, "GET", f"/commands{QUERY}", None)[2])
+        assert commands == {
+            "setting": "dni-deploy run dimmer.dni in.png -o in-dni.png --alpha bright=0.1,dark=0.2,middle=0.7",
+            "take": None,
+            "timeline": None,
+        }
 
 
 def test_bytes_that_are_not_an_image_are_refused(live: PageFixture) -> None:

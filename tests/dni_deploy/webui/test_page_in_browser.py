@@ -141,32 +141,32 @@ def test_the_pad_and_the_member_sliders_set_alpha(browser: Any) -> None:
         tab.close()
 
 
-def test_keyframes_are_recorded_played_and_exported(browser: Any, tmp_path: Path) -> None:
+def test_a_take_is_recorded_played_and_exported(browser: Any, tmp_path: Path) -> None:
     with serve_page(2) as live:
         tab = Tab(browser, live)
         page = tab.page
         slider = page.get_by_label("alpha, the share of bright")
         page.keyboard.press("r")
-        assert page.locator("#record").get_attribute("aria-pressed") == "true"
-        for coefficient in (0.75, 0.25):
-            page.wait_for_timeout(150)
-            slider.fill(str(coefficient))
-            tab.wait_for_coefficients(coefficient, 1 - coefficient)
+        tab.until("document.getElementById('record').getAttribute('aria-pressed') === 'true'")
+        page.wait_for_timeout(100)
+        slider.focus()
+        page.keyboard.press("Home")
+        for _ in range(10):
+            page.keyboard.press("ArrowRight")
         page.keyboard.press("r")
+        tab.until("document.getElementById('record').getAttribute('aria-pressed') === 'false'")
         with page.expect_download() as download:
             page.get_by_role("button", name="Save as JSON").click()
         path = tmp_path / "alpha.json"
         download.value.save_as(path)
         timeline = AlphaTimeline.read(path, ("bright", "dark"))
-        coefficients = [tuple(row) for row in timeline.coefficients.tolist()]
-        assert coefficients[0] == (1.0, 0.0)
-        assert coefficients[-1] == (0.25, 0.75)
-        assert (0.75, 0.25) in coefficients
+        shares = [row[0] for row in timeline.coefficients.tolist()]
+        assert shares == [1.0, *[step / 100 for step in range(11)], 0.1]  # every press, though it came faster than frames
+        assert timeline.interpolation == "hold"
         live.shared_alpha.set_alpha({"bright": 1.0}, "test")
         tab.wait_for_coefficients(1.0, 0.0)
         page.keyboard.press("p")
-        tab.wait_for_coefficients(0.75, 0.25)
-        tab.wait_for_coefficients(0.25, 0.75)
+        tab.wait_for_coefficients(0.1, 0.9)
         tab.until("document.getElementById('play').getAttribute('aria-pressed') === 'false'")
         page.evaluate(
             "Object.defineProperty(navigator, 'clipboard', {value: {writeText: async text => { window.copied = text; }}})"
@@ -175,6 +175,19 @@ def test_keyframes_are_recorded_played_and_exported(browser: Any, tmp_path: Path
         tab.until("window.copied")
         copied = AlphaTimeline.parse(page.evaluate("copied"), ("bright", "dark"))
         assert copied.to_json() == json.loads(json.dumps(timeline.to_json()))
+        page.locator("#copy-take").click()
+        tab.until("window.copied.startsWith('dni-deploy video dimmer.dni in.mp4 -o in-dni.mkv --alpha ')")
+        assert page.locator("#take-command").inner_text() == page.evaluate("copied")
+        page.locator("#copy-setting").click()
+        tab.until("window.copied === 'dni-deploy run dimmer.dni in.png -o in-dni.png --alpha 0.1'")
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Save picture").click()
+        assert download.value.suggested_filename == "picture bright-0.10 dark-0.90.png"
+        download.value.save_as(tmp_path / "picture.png")
+        from PIL import Image
+
+        with Image.open(tmp_path / "picture.png") as image:
+            assert image.getpixel((3, 3)) == (56, 56, 56)  # 200 * (0.1 + 0.9 * 0.2), without JPEG's errors
         tab.close()
 
 
@@ -203,6 +216,9 @@ def test_views_pause_and_upload_work(browser: Any, tmp_path: Path) -> None:
         page.locator("#file").set_input_files(tmp_path / "own.png")
         tab.until("document.getElementById('picture').width === 32")
         assert "your image" in page.locator("#source").inner_text()
+        page.get_by_role("button", name="Back to a clock").click()
+        tab.until("document.getElementById('picture').width === 96")
+        assert not page.locator("#restore").is_visible()
         (tmp_path / "bad.png").write_text("<script>alert(1)</script>")
         tab.problems.clear()
         page.locator("#file").set_input_files(tmp_path / "bad.png")

@@ -145,10 +145,12 @@ def test_a_slew_limit_renders_every_step() -> None:
         assert shares == sorted(shares, reverse=True)
 
 
-def test_another_source_is_shown_at_once_and_the_old_one_closed() -> None:
-    clock = MovingSource()
-    with open_renderer(source=clock) as renderer:
+def test_another_source_is_shown_at_once_and_the_one_before_closed() -> None:
+    first, dropped = MovingSource(), MovingSource()
+    with open_renderer(source=first) as renderer:
         viewer = Viewer(renderer)
+        viewer.next()
+        renderer.replace_source(dropped)
         viewer.next()
         renderer.replace_source(StillImage(gray(50), "another", SIZE))
         wait_until(
@@ -157,8 +159,16 @@ def test_another_source_is_shown_at_once_and_the_old_one_closed() -> None:
                 level(renderer.latest_preview.jpegs["blend"]) < 60 if renderer.latest_preview else False,
             )[1]
         )
-        assert clock.closed == 1
+        assert (first.closed, dropped.closed) == (0, 1)
         assert renderer.status[1]["source"] == "another"
+        assert not renderer.status[1]["is_first_source"]
+        renderer.restore_source()
+        wait_until(
+            lambda: (viewer.next(0.1), renderer.latest_preview and level(renderer.latest_preview.jpegs["blend"]) > 100)[1]
+        )
+        assert renderer.status[1]["source"] == "a clock"
+        assert renderer.status[1]["is_first_source"]
+    assert (first.closed, dropped.closed) == (1, 1)
 
 
 def test_a_network_error_is_reported_and_rendering_continues(monkeypatch: pytest.MonkeyPatch) -> None:

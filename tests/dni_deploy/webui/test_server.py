@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("uvicorn", reason="the page's server needs the extra `serve`")
 
 from dni_deploy.errors import BusyError, UsageError
-from dni_deploy.webui.server import choose_token, open_listening_socket
+from dni_deploy.webui.server import choose_token, open_listening_sockets
 from tests.dni_deploy.webui.page_server import TOKEN, serve_page
 
 QUERY = f"?token={TOKEN}"
@@ -33,13 +33,28 @@ def test_requests_during_shutdown_get_an_answer() -> None:
 
 
 def test_a_port_that_cannot_be_opened_is_a_one_line_error() -> None:
-    with open_listening_socket("127.0.0.1", 0) as listening_socket:
+    (listening_socket,) = open_listening_sockets("127.0.0.1", 0)
+    with listening_socket:
         port = listening_socket.getsockname()[1]
         with pytest.raises(BusyError, match=f"port {port}: another program has it"):
-            open_listening_socket("127.0.0.1", port)
+            open_listening_sockets("127.0.0.1", port)
     for host in ("no.such.host.invalid", "192.0.2.1"):  # the second one is reserved for documentation: no machine has it
         with pytest.raises(UsageError, match="address"):
-            open_listening_socket(host, 0)
+            open_listening_sockets(host, 0)
+
+
+def test_both_loopback_addresses_answer() -> None:
+    with serve_page() as live:
+        assert live.page.url.startswith("http://127.0.0.1:")
+        for host in ("127.0.0.1", "::1"):
+            connection = http.client.HTTPConnection(host, live.page.port, timeout=5)
+            try:
+                connection.request("GET", f"/alpha{QUERY}")
+            except OSError:
+                assert host == "::1"  # a machine without IPv6
+                continue
+            assert connection.getresponse().status == 200
+            connection.close()
 
 
 def test_a_token_is_required_beyond_loopback() -> None:

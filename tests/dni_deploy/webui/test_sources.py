@@ -6,11 +6,13 @@ import io
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
-from dni_deploy.errors import ImageFileError, InputError, UsageError
-from dni_deploy.webui.sources import decode_upload, open_frame_source, parse_size
+from dni_deploy.errors import DniError, ImageFileError, InputError, RefusedError, UsageError
+from dni_deploy.imaging.frames import Frame
+from dni_deploy.webui.sources import UploadedFile, decode_upload, open_frame_source, open_noisy_photograph, parse_size
 
 
 def make_image(size: tuple[int, int]) -> bytes:
@@ -40,6 +42,21 @@ def test_an_image_is_scaled_to_fit_and_a_photograph_is_the_default(tmp_path: Pat
     assert parse_size("640X360") == (640, 360)
 
 
+def test_a_denoiser_gets_the_photograph_with_noise() -> None:
+    def blur(frame: Frame) -> Frame:
+        with Image.fromarray(frame) as image:
+            return np.asarray(image.filter(ImageFilter.GaussianBlur(1.2)))
+
+    source = open_noisy_photograph((256, 256), blur)
+    assert source is not None
+    assert "noise (sigma 40)" in source.name
+    clean = open_frame_source(None, (256, 256)).get_frame(0.0).frame
+    assert np.std(source.get_frame(0.0).frame.astype(float) - clean) > 30
+    assert open_noisy_photograph((256, 256), lambda frame: frame) is None
+    assert open_noisy_photograph((256, 256), lambda frame: frame.repeat(2, 0).repeat(2, 1)) is None
+    assert open_noisy_photograph((256, 256), lambda frame: 255 - frame) is None
+
+
 def test_sources_that_cannot_be_opened_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no picture")
     os.mkfifo(tmp_path / "pipe.mp4")
@@ -62,3 +79,43 @@ def test_a_transparent_and_rotated_image_is_shown_upright(tmp_path: Path) -> Non
     exif[0x0112] = 6  # a quarter turn
     image.save(tmp_path / "turned.png", exif=exif)
     assert open_frame_source(tmp_path / "turned.png", (64, 48)).get_frame(0.0).frame.shape == (40, 20, 3)
+
+
+def test_an_uploaded_video_is_shown_and_its_file_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("av", reason="videos need the extra `video`")
+    from tests.dni_deploy.webui.test_video_source import write_video
+
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    write_video(tmp_path / "film.mkv", 5)
+    with UploadedFile() as file:
+        file.write((tmp_path / "film.mkv").read_bytes())
+        source = file.open_as_video((32, 32))
+    assert (source.name, source.is_moving, source.get_frame(0.0).frame.shape) == ("your video", True, (24, 32, 3))
+    assert len(list(folder.iterdir())) == 1
+    source.close()
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b"", InputError),
+        (b"hello" * 99, InputError),
+        (b"#EXTM3U\nfile:///etc/passwd\n", RefusedError),
+        (make_image((64, 64)), DniError),
+    ],
+)
+def test_an_upload_that_is_not_a_video_is_refused(
+    data: bytes, kind: type[DniError], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("av", reason="videos need the extra `video`")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with UploadedFile() as file:
+        file.write(data)
+        with pytest.raises(kind) as caught:
+            file.open_as_video((32, 32))
+    assert str(caught.value).startswith("The file ") or "your video" in str(caught.value)
+    assert str(tmp_path) not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []

@@ -51,6 +51,36 @@ def test_a_video_loops_at_its_own_frame_times(tmp_path: Path) -> None:
     assert "dni-decode" not in {thread.name for thread in threading.enumerate()}
 
 
+def test_a_slow_viewer_does_not_slow_the_video(tmp_path: Path) -> None:
+    """Between two looks of a slow network more frames go by than the decoder is ahead."""
+    write_video(tmp_path / "video.mkv", 100)
+    video = open_frame_source(tmp_path / "video.mkv", (32, 32))
+    try:
+        for seconds in (0.01, 0.81, 1.61, 2.41):
+            source_frame = video.get_frame(seconds)
+            assert source_frame.position == video.locate(seconds)
+            assert source_frame.position == (int(seconds * 25), pytest.approx(int(seconds * 25) / 25), 0)
+        assert video.locate(0.5) == (12, pytest.approx(0.48), 0)  # a frame that was passed over
+        assert video.locate(2.5) == (62, pytest.approx(2.48), 0)  # and one that is to come
+        assert video.get_frame(4.21).position == (5, pytest.approx(0.2), 1)
+    finally:
+        video.close()
+
+
+def test_a_mirrored_video_is_shown_mirrored(tmp_path: Path) -> None:
+    pytest.importorskip("av", reason="videos need the extra `video`")
+    from tests.support.video_clips import Clip, make_frame, write_display_matrix
+
+    source = write_display_matrix(Clip(audio=None, frames=2).write(tmp_path / "in.mp4"), (0, 1, 1, 0))  # transposed
+    video = open_frame_source(source, (64, 64))
+    try:
+        shown = video.get_frame(0.0).frame
+    finally:
+        video.close()
+    assert shown.shape == (64, 48, 3)
+    assert np.abs(shown.astype(int) - make_frame(0).swapaxes(0, 1)).mean() < 6  # a lossy codec
+
+
 def test_a_file_that_is_not_a_video_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("av", reason="videos need the extra `video`")
     write_video(tmp_path / "video.mkv", 40)

@@ -1,0 +1,143 @@
+"""What OSC addresses stand for: patterns as OSC defines them, and the addresses of other programs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dni_deploy.errors import UsageError, escape_name
+
+PATTERN_CHARACTERS = frozenset("?*[]{}")
+MAX_WILDCARDS = 4
+"""Most * and // of a pattern: each one more multiplies the time that a comparison may take."""
+
+_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?"
+_MAPPING_PATTERN = re.compile(
+    rf"(?P<address>/[^=\s]+)=(?P<kind>alpha|shares|plane|x|y)(?::(?P<member>.+?))?(?:\[(?P<low>{_NUMBER})\.\.(?P<high>{_NUMBER})\])?",
+    re.ASCII | re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class OscTarget:
+    """What an address sets.
+
+    Attributes:
+        kind: "alpha" (one number: a member's share; several: all shares), "shares", "plane" (two numbers), "x" or "y".
+        member: Whose share; None: the first member's, of two.
+        value_range: The numbers that stand for 0 and 1; None: 0 and 1, and what lies far outside is refused.
+    """
+
+    kind: str
+    member: str | None = None
+    value_range: tuple[float, float] | None = None
+
+    def sets_all(self, count: int) -> bool:
+        """Whether a message of so many numbers sets all shares."""
+        return self.kind == "shares" or (self.kind == "alpha" and self.member is None and count > 1)
+
+    @property
+    def argument_count(self) -> int:
+        """How many numbers a message has that does not set all shares."""
+        return 2 if self.kind == "plane" else 1
+
+
+def parse_osc_mapping(text: str, members: Sequence[str]) -> tuple[str, OscTarget]:
+    """Parses what an address of another program stands for.
+
+    Args:
+        text: "/1/fader1=alpha", "/1/fader1=alpha:gan[0..127]", "/multifader=shares", "/1/xy1=plane" or "/pad/x=x[-1..1]".
+        members: Names of the family's members.
+
+    Returns:
+        The address, and what it sets.
+
+    Raises:
+        UsageError: The text is none of these, or names no member.
+    """
+    match = _MAPPING_PATTERN.fullmatch(text.strip())
+    quoted = escape_name(text, 80)
+    if match is None or (match["member"] and match["kind"].lower() != "alpha"):
+        raise UsageError(
+            f"{quoted!r} is not an OSC mapping; write /ADDRESS=alpha, alpha:MEMBER, shares, plane, x or y, "
+            "and a range behind it where numbers are not from 0 to 1: /1/fader1=alpha:gan[0..127]."
+        )
+    if PATTERN_CHARACTERS & set(match["address"]):
+        raise UsageError(f"{quoted!r}: an address has none of the characters ? * [ ] {{ }}; only messages have patterns.")
+    member = match["member"]
+    if member is not None and member not in members:
+        raise UsageError(f"{quoted!r} names {escape_name(member)!r}; the members are {', '.join(map(escape_name, members))}.")
+    value_range = None if match["low"] is None else (float(match["low"]), float(match["high"]))
+    if value_range is not None and value_range[0] == value_range[1]:
+        raise UsageError(f"{quoted!r}: both ends of the range are {value_range[0]:g}.")
+    return strip_trailing_slash(match["address"]), OscTarget(match["kind"].lower(), member, value_range)
+
+
+def list_own_addresses(prefix: str, members: Sequence[str]) -> dict[str, OscTarget]:
+    """Returns the addresses that every family has."""
+    return {
+        f"{prefix}alpha": OscTarget("alpha"),
+        **{f"{prefix}alpha/{member}": OscTarget("alpha", member) for member in members},
+        f"{prefix}shares": OscTarget("shares"),
+        f"{prefix}plane": OscTarget("plane"),
+    }
+
+
+def strip_trailing_slash(address: str) -> str:
+    """Returns the address without a slash at its end."""
+    return address[:-1] if address.endswith("/") and not address.endswith("//") else address
+
+
+def match_addresses(pattern: str, addresses: Sequence[str]) -> list[str]:
+    """Finds the addresses that a message is for.
+
+    Args:
+        pattern: An address, or an OSC address pattern: ? * [a-z] [!a] {one,two}, and // for any number of parts.
+        addresses: Those that there are.
+
+    Returns:
+        The address itself where it exists, else all that the pattern matches, in their order.
+
+    Raises:
+        UsageError: The pattern is malformed, or has too many wildcards.
+
+    Source: OSC 1.0 specification, "OSC Message Dispatching and Pattern Matching"; // is of OSC 1.1.
+    """
+    pattern = strip_trailing_slash(pattern)
+    if pattern in addresses:
+        return [pattern]
+    if not PATTERN_CHARACTERS & set(pattern) and "//" not in pattern:
+        return []
+    expression = re.compile(_to_expression(pattern))
+    return [address for address in addresses if expression.fullmatch(address)]
+
+
+def _to_expression(pattern: str) -> str:
+    """Translates an OSC address pattern to a regular expression."""
+    if pattern.count("*") + pattern.count("//") > MAX_WILDCARDS:
+        raise UsageError(f"The OSC pattern {escape_name(pattern, 80)} has more than {MAX_WILDCARDS} wildcards.")
+    tokens = re.findall(r"//+|\[[^\[\]]*\]|\{[^{}]*\}|.", pattern, re.DOTALL)
+    return "".join(_translate_token(token, pattern) for token in tokens)
+
+
+def _translate_token(token: str, pattern: str) -> str:
+    if token.startswith("//"):
+        return "/(?:.*/)?"
+    if token == "?":
+        return "[^/]"
+    if token == "*":
+        return "[^/]*"
+    if len(token) > 2 and token[0] == "[":
+        is_negated, body = token[1] == "!", token[1:-1].removeprefix("!")
+        escaped = re.sub(r"[\\^\[\]&~|]", r"\\\g<0>", body)
+        try:
+            re.compile(f"[{escaped}]")
+        except re.error:
+            raise UsageError(f"The OSC pattern {escape_name(pattern, 80)} has a set that is none.") from None
+        return f"(?!/)[{'^' * is_negated}{escaped}]"
+    if token[0] == "{" and token[-1] == "}":
+        return f"(?:{'|'.join(map(re.escape, token[1:-1].split(',')))})"
+    if token in PATTERN_CHARACTERS or token == "[]":
+        raise UsageError(f"The OSC pattern {escape_name(pattern, 80)} has a bracket that is not closed, or empty.")
+    return re.escape(token)
