@@ -13,16 +13,21 @@ from typing import Any, cast
 import numpy as np
 import spandrel
 import torch
+from spandrel.architectures.ATD import ATD
 from spandrel.architectures.DnCNN import DnCNN
 from spandrel.architectures.DRUNet import DRUNet
+from spandrel.architectures.GRL import GRL
+from spandrel.architectures.HVICIDNet import HVICIDNet
 from spandrel.architectures.IPT import IPT
 from spandrel.architectures.IPT.__arch import model as ipt_patches
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from dni_deploy.errors import MismatchError, escape_name
 from dni_deploy.signature import Signature
 from exporters.architectures.architecture import Architecture, Shapes
 from exporters.architectures.change_forward import change_forward
+from exporters.architectures.hvi_transform import TraceableTransform
 
 NOISE_LEVEL = 15 / 255
 """What spandrel gives networks that take a map of the noise."""
@@ -55,7 +60,7 @@ def recognize_architecture(tensors: Mapping[str, np.ndarray]) -> Architecture | 
         descriptor.output_channels,
         descriptor.scale,
         sizes.multiple_of,
-        minimum=max(sizes.minimum, 1),
+        minimum=_smallest_side(net, max(sizes.minimum, 1)),
     )
     names = _map_names(tensors, net)
 
@@ -73,6 +78,14 @@ def recognize_architecture(tensors: Mapping[str, np.ndarray]) -> Architecture | 
     )
 
 
+def _smallest_side(net: nn.Module, declared: int) -> int:
+    """Returns the smallest side in pixels from which on the network computes one function.
+
+    GRL extends images to a multiple by reflection, which is at most the image itself, and by zeros where that is not enough.
+    """
+    return max(declared, net.pad_size // 2 + 1) if isinstance(net, GRL) else declared
+
+
 def _call_like_descriptor(net: nn.Module, descriptor: Any) -> nn.Module:
     """Makes the network compute what the descriptor does: it may scale the output, pick one of several, or add a noise map.
 
@@ -83,6 +96,10 @@ def _call_like_descriptor(net: nn.Module, descriptor: Any) -> nn.Module:
         call = _call_on_all_patches
     elif _needs_noise_map(net, descriptor):
         call = _call_with_noise_map
+    elif isinstance(net, ATD):
+        call = _call_with_stable_sort
+    elif isinstance(net, HVICIDNet):
+        cast(Any, net.trans).__class__ = TraceableTransform
     change_forward(net, call)
     cast(Any, net).spandrel_version = spandrel.__version__  # the descriptor's function is a part of the network
     return net
@@ -95,6 +112,19 @@ def _needs_noise_map(net: nn.Module, descriptor: Any) -> bool:
 def _call_with_noise_map(net: Any, x: torch.Tensor) -> Any:
     """Does what spandrel does for DRUNet and FDnCNN, but for any batch: theirs makes a map for one image."""
     return net(torch.cat([x, torch.full_like(x[:, :1], NOISE_LEVEL)], dim=1))
+
+
+class StableSort(TorchFunctionMode):
+    """Sorts equal values by their place. PyTorch's order of them depends on the processor, and with it what ATD computes."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Calls the function, a sort as a stable one."""
+        return func(*args, **{**(kwargs or {}), **({"stable": True} if func is torch.sort else {})})
+
+
+def _call_with_stable_sort(net: Any, x: torch.Tensor) -> Any:
+    with StableSort():
+        return net(x)
 
 
 def _call_on_all_patches(net: Any, x: torch.Tensor) -> Any:
