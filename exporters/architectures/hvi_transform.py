@@ -12,7 +12,7 @@ EPS = 1e-8
 """What the network was trained with."""
 
 
-class TraceableTransform(RGB_HVI):
+class TraceableTransform(RGB_HVI):  # type: ignore[misc]  # spandrel is not installed where this is checked
     """The same function of the same weight, by a choice at every pixel."""
 
     def HVIT(self, img: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from spandrel.architectures.ATD import ATD
 from spandrel.architectures.DnCNN import DnCNN
 from spandrel.architectures.DRUNet import DRUNet
+from spandrel.architectures.GFPGAN import GFPGAN
 from spandrel.architectures.GRL import GRL
 from spandrel.architectures.HVICIDNet import HVICIDNet
 from spandrel.architectures.IPT import IPT
@@ -54,6 +55,8 @@ def recognize_architecture(tensors: Mapping[str, np.ndarray]) -> Architecture | 
         raise MismatchError(f"{title}, takes a mask beside the image, which frames do not bring; it cannot be exported.")
     if sizes.square:
         raise MismatchError(f"{title}, takes square images alone, which frames are not; it cannot be exported.")
+    if isinstance(descriptor.model, GFPGAN):
+        raise MismatchError(f"{title}, takes faces of 512 x 512 pixels alone, which frames are not; it cannot be exported.")
     net = _call_like_descriptor(descriptor.model.float().eval(), descriptor)
     cast(Any, net).signature = Signature(
         descriptor.input_channels,

@@ -127,12 +127,19 @@ def test_equal_values_are_sorted_by_their_place(spandrel: ModuleType) -> None:
     assert torch.equal(order, torch.from_numpy(np.argsort(values.numpy(), axis=-1, kind="stable")))
 
 
-@pytest.mark.parametrize(("square", "message"), [(True, "takes square images alone"), (False, "takes a mask")])
+@pytest.mark.parametrize(
+    ("square", "faces", "message"),
+    [(True, False, "takes square images alone"), (False, False, "takes a mask"), (False, True, "takes faces of 512 x 512")],
+)
 def test_what_takes_no_frames_is_refused(
-    spandrel: ModuleType, square: bool, message: str, monkeypatch: pytest.MonkeyPatch
+    spandrel: ModuleType, square: bool, faces: bool, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    descriptor = SimpleNamespace(architecture=SimpleNamespace(name="Uformer"), size_requirements=SimpleNamespace(square=square))
-    if square:
+    descriptor = SimpleNamespace(
+        architecture=SimpleNamespace(name="Uformer"), size_requirements=SimpleNamespace(square=square), model=None
+    )
+    if faces:
+        monkeypatch.setattr("exporters.architectures.spandrel.GFPGAN", type(None))
+    if square or faces:
         monkeypatch.setattr(spandrel, "ImageModelDescriptor", SimpleNamespace)
     monkeypatch.setattr("exporters.architectures.spandrel._load_model", lambda state: descriptor)
     with pytest.raises(MismatchError, match=f"Uformer, through spandrel, {message}"):
