@@ -91,7 +91,8 @@ def small_sides(signature: Signature) -> tuple[int, int]:
 def make_example_input(signature: Signature) -> tuple[Tensor, dict[int, Any]]:
     """Makes an input to trace the network with.
 
-    Batch 2 and two different sides, all above 1 and multiples of the network's, so that no size is exported as a constant.
+    Batch 2 and two different sides, all above 1 and multiples of the network's, so that no size is exported as a constant. The
+    sides are above the smallest, too: a network that cuts images into patches of that side has one patch there.
 
     Args:
         signature: Of the network.
@@ -102,7 +103,7 @@ def make_example_input(signature: Signature) -> tuple[Tensor, dict[int, Any]]:
     block, generator = signature.multiple, torch.Generator().manual_seed(0)
     if signature.kind == "latent":
         return torch.rand(2, signature.input_channels, 1, 1, generator=generator), {0: torch.export.Dim.DYNAMIC}
-    height = signature.round_up_side(max(22, 2 * block))
+    height = signature.round_up_side(max(22, 2 * block, 2 * signature.minimum))
     width = signature.round_up_side(height + 9)
     side: Any = torch.export.Dim.DYNAMIC
     sides = [side, side] if block == 1 else [block * torch.export.Dim(name, min=1) for name in ("rows", "columns")]

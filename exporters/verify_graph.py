@@ -106,10 +106,10 @@ def _perturb_tensor(tensor: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _make_inputs(signature: Signature, generator: torch.Generator, batch: int) -> Iterator[Tensor]:
-    """Two inputs of different sides, the second of this batch, in the network's own range."""
+    """Two inputs of different sides, in the network's own range; the second of this batch and larger than the example."""
     channels = signature.input_channels
     short, long = small_sides(signature)
-    for count, height, width in ((1, short, long), (batch, long, short + signature.multiple)):
+    for count, height, width in ((1, short, long), (batch, 2 * long, 2 * short + signature.multiple)):
         if signature.kind == "latent":
             yield torch.randn(count, channels, 1, 1, generator=generator)
         else:

@@ -89,8 +89,13 @@ def _make_input(signature: Signature, height: int, width: int) -> NDArray[np.flo
 
 
 def _make_reference(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor], alpha: float) -> Any:
-    """The descriptor's own function with the blended weights, not clamped to 0..1 as the descriptor is."""
+    """The descriptor's own function with the blended weights, not clamped to 0..1 as the descriptor is.
+
+    Sorts are stable ones: PyTorch's own order of equal values, on which ATD's output depends, differs between processors.
+    """
     import spandrel
+
+    from exporters.architectures.spandrel import StableSort
 
     blended = {
         key: alpha * value + (1 - alpha) * second[key] if value.is_floating_point() else value for key, value in first.items()
@@ -98,7 +103,7 @@ def _make_reference(first: dict[str, torch.Tensor], second: dict[str, torch.Tens
     descriptor: Any = spandrel.ModelLoader(device="cpu").load_from_state_dict(blended).eval()
 
     def run(x: NDArray[np.float32]) -> NDArray[np.float32]:
-        with torch.no_grad():
+        with torch.no_grad(), StableSort():
             output: NDArray[np.float32] = descriptor._call_fn(descriptor.model, torch.from_numpy(x.copy())).numpy()
         return output
 

@@ -96,7 +96,8 @@ def build_members(name: str) -> list[dict[str, torch.Tensor]]:
     for seed in (1, 2):
         generator = torch.Generator().manual_seed(seed)
         members.append({key: value.detach().clone() for key, value in network.state_dict().items()})
-        for key in trained & set(members[-1]):
-            value = members[-1][key]
+        for key, value in members[-1].items():
+            if key not in trained:
+                continue
             value += 0.2 * value.abs().mean().clamp_min(1e-3) * torch.randn(value.shape, generator=generator)
     return members

@@ -259,7 +259,7 @@ def move_controls(process_frame: FrameFunction, session: Session, controls: Mapp
     if not moving:
         return process_frame
 
-    def process_with_controls(frame: Frame, seconds: float, number: int) -> Future[RenderedFrame]:
+    def process_with_controls(frame: AnyFrame, seconds: float, number: int) -> Future[RenderedFrame]:
         session.controls = {name: control.at(seconds, number) for name, control in moving.items()}
         return process_frame(frame, seconds, number)
 

@@ -13,17 +13,23 @@ from typing import Any, cast
 import numpy as np
 import spandrel
 import torch
+from spandrel.architectures.ATD import ATD
 from spandrel.architectures.DnCNN import DnCNN
 from spandrel.architectures.DRUNet import DRUNet
+from spandrel.architectures.GFPGAN import GFPGAN
+from spandrel.architectures.GRL import GRL
+from spandrel.architectures.HVICIDNet import HVICIDNet
 from spandrel.architectures.IPT import IPT
 from spandrel.architectures.IPT.__arch import model as ipt_patches
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from dni_deploy.errors import MismatchError, escape_name
 from dni_deploy.network_controls import Control
 from dni_deploy.signature import Signature
 from exporters.architectures.architecture import Architecture, Shapes
 from exporters.architectures.change_forward import change_forward
+from exporters.architectures.hvi_transform import TraceableTransform
 
 NOISE_CONTROL = Control("noise", 0.0, 75 / 255, 15 / 255)
 """For networks that take a map of the noise level behind the image's channels; the default is what spandrel gives them."""
@@ -50,13 +56,15 @@ def recognize_architecture(tensors: Mapping[str, np.ndarray]) -> Architecture | 
         raise MismatchError(f"{title}, takes a mask beside the image, which frames do not bring; it cannot be exported.")
     if sizes.square:
         raise MismatchError(f"{title}, takes square images alone, which frames are not; it cannot be exported.")
+    if isinstance(descriptor.model, GFPGAN):
+        raise MismatchError(f"{title}, takes faces of 512 x 512 pixels alone, which frames are not; it cannot be exported.")
     net = _call_like_descriptor(descriptor.model.float().eval(), descriptor)
     cast(Any, net).signature = Signature(
         descriptor.input_channels,
         descriptor.output_channels,
         descriptor.scale,
         sizes.multiple_of,
-        minimum=max(sizes.minimum, 1),
+        minimum=_smallest_side(net, max(sizes.minimum, 1)),
         controls=(NOISE_CONTROL,) if _needs_noise_map(net, descriptor) else (),
     )
     names = _map_names(tensors, net)
@@ -75,6 +83,14 @@ def recognize_architecture(tensors: Mapping[str, np.ndarray]) -> Architecture | 
     )
 
 
+def _smallest_side(net: nn.Module, declared: int) -> int:
+    """Returns the smallest side in pixels from which on the network computes one function.
+
+    GRL extends images to a multiple by reflection, which is at most the image itself, and by zeros where that is not enough.
+    """
+    return max(declared, net.pad_size // 2 + 1) if isinstance(net, GRL) else declared
+
+
 def _call_like_descriptor(net: nn.Module, descriptor: Any) -> nn.Module:
     """Makes the network compute what the descriptor does: it may scale the output, pick one of several, or add a noise map.
 
@@ -83,6 +99,10 @@ def _call_like_descriptor(net: nn.Module, descriptor: Any) -> nn.Module:
     call = cast(Callable[..., Any], descriptor._call_fn)
     if isinstance(net, IPT):
         call = _call_on_all_patches
+    elif isinstance(net, ATD):
+        call = _call_with_stable_sort
+    elif isinstance(net, HVICIDNet):
+        cast(Any, net.trans).__class__ = TraceableTransform
     if not _needs_noise_map(net, descriptor):
         change_forward(net, call)
     cast(Any, net).spandrel_version = spandrel.__version__  # the descriptor's function is a part of the network
@@ -91,6 +111,19 @@ def _call_like_descriptor(net: nn.Module, descriptor: Any) -> nn.Module:
 
 def _needs_noise_map(net: nn.Module, descriptor: Any) -> bool:
     return isinstance(net, (DRUNet, DnCNN)) and next(net.parameters()).shape[1] == descriptor.input_channels + 1
+
+
+class StableSort(TorchFunctionMode):
+    """Sorts equal values by their place. PyTorch's order of them depends on the processor, and with it what ATD computes."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Calls the function, a sort as a stable one."""
+        return func(*args, **{**(kwargs or {}), **({"stable": True} if func is torch.sort else {})})
+
+
+def _call_with_stable_sort(net: Any, x: torch.Tensor) -> Any:
+    with StableSort():
+        return net(x)
 
 
 def _call_on_all_patches(net: Any, x: torch.Tensor) -> Any:

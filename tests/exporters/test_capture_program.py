@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dni_deploy.errors import InputError
 from dni_deploy.signature import Signature
+from exporters.capture_program import make_example_input
 from exporters.export_graph import export_graph
 from exporters.training_form import use_training_form
 from exporters.verify_graph import verify_graph
@@ -185,3 +186,8 @@ def test_a_reparameterized_convolution_is_exported_with_the_weights_of_its_train
     assert not net.training
     with use_training_form(net):
         assert net.training
+
+
+def test_the_example_has_more_than_one_patch_of_the_smallest_side() -> None:
+    x, _ = make_example_input(Signature(minimum=24))
+    assert min(x.shape[2:]) >= 48  # IPT's patches: with one patch in a row the exporter takes their number for a constant

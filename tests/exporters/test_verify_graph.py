@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from dni_deploy.errors import MismatchError
 from dni_deploy.signature import Signature
 from exporters.architectures.measure_signature import raise_minimum
+from exporters.capture_program import make_example_input
 from exporters.export_graph import export_graph
-from exporters.verify_graph import MAX_RELATIVE_ERROR, verify_graph
+from exporters.verify_graph import MAX_RELATIVE_ERROR, _make_inputs, verify_graph
 from tests.support.exported_network import export_pico
 from tests.support.pico_architectures import PICO, pico_net
 
@@ -158,3 +159,10 @@ def test_a_graph_that_fails_on_a_size_is_named(dncnn: tuple[onnx.ModelProto, nn.
     graph.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 24
     with pytest.raises(MismatchError, match="The exported graph of DnCNN fails on an input of 13 x 18 pixels"):
         verify_graph(graph, net, Signature())
+
+
+def test_an_input_is_larger_than_the_one_that_the_graph_was_traced_with() -> None:
+    signature = Signature(multiple=8, minimum=16)
+    example, _ = make_example_input(signature)
+    sizes = [x.shape for x in _make_inputs(signature, torch.Generator(), 2)]
+    assert any(size[2] > example.shape[2] for size in sizes)

@@ -78,12 +78,69 @@ def test_the_network_computes_what_the_descriptor_does(spandrel: ModuleType, nam
                 assert difference < 1e-5, name  # a batch of two is summed in another order than one image
 
 
-@pytest.mark.parametrize(("square", "message"), [(True, "takes square images alone"), (False, "takes a mask")])
+def test_the_hvi_transform_is_theirs(spandrel: ModuleType) -> None:
+    from spandrel.architectures.HVICIDNet.__arch.HVI_transform import RGB_HVI
+
+    from exporters.architectures.hvi_transform import TraceableTransform
+
+    image = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+    image[:, :, :4] = (image[:, :, :4] * 3).round() / 3  # two or three equal channels, black, and full ones
+    theirs, ours = RGB_HVI(), TraceableTransform()
+    with torch.no_grad():
+        assert torch.allclose(ours.HVIT(image), theirs.HVIT(image), atol=1e-6)
+        moved = theirs.HVIT(image) + 0.2 * torch.randn(image.shape, generator=torch.Generator().manual_seed(1))
+        assert torch.allclose(ours.PHVIT(moved), theirs.PHVIT(moved), atol=1e-5)
+
+
+def test_hvicidnet_is_recognized_with_a_transform_that_can_be_traced(spandrel: ModuleType) -> None:
+    from spandrel.architectures.HVICIDNet import HVICIDNet
+
+    from exporters.architectures.hvi_transform import TraceableTransform
+
+    original = HVICIDNet(channels=[12, 12, 24, 48], heads=[1, 2, 4, 8]).eval()
+    state = {key: value.detach().numpy() for key, value in original.state_dict().items()}
+    net = find_architecture("auto", state).build(state)
+    x = torch.rand(1, 3, 16, 24)
+    with torch.no_grad():
+        assert isinstance(net.trans, TraceableTransform)
+        assert torch.allclose(net(x), original(x), atol=1e-5)
+
+
+def test_grl_takes_images_that_it_extends_by_reflection(spandrel: ModuleType) -> None:
+    from spandrel.architectures.GRL import GRL
+
+    torch.manual_seed(0)
+    options = {"depths": [1], "num_heads_window": [2], "num_heads_stripe": [2], "mlp_ratio": 2, "upscale": 2}
+    original = GRL(embed_dim=16, upsampler="pixelshuffle", **options)
+    state = {key: value.detach().numpy() for key, value in original.state_dict().items()}
+    architecture = find_architecture("auto", state)
+    net = architecture.build(state)
+    assert isinstance(net, GRL)
+    assert architecture.resolve_signature(net).minimum == net.pad_size // 2 + 1
+
+
+def test_equal_values_are_sorted_by_their_place(spandrel: ModuleType) -> None:
+    from exporters.architectures.spandrel import StableSort
+
+    values = torch.randint(0, 4, (1, 3000), generator=torch.Generator().manual_seed(0))
+    with StableSort():
+        _, order = torch.sort(values, dim=-1, stable=False)
+    assert torch.equal(order, torch.from_numpy(np.argsort(values.numpy(), axis=-1, kind="stable")))
+
+
+@pytest.mark.parametrize(
+    ("square", "faces", "message"),
+    [(True, False, "takes square images alone"), (False, False, "takes a mask"), (False, True, "takes faces of 512 x 512")],
+)
 def test_what_takes_no_frames_is_refused(
-    spandrel: ModuleType, square: bool, message: str, monkeypatch: pytest.MonkeyPatch
+    spandrel: ModuleType, square: bool, faces: bool, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    descriptor = SimpleNamespace(architecture=SimpleNamespace(name="Uformer"), size_requirements=SimpleNamespace(square=square))
-    if square:
+    descriptor = SimpleNamespace(
+        architecture=SimpleNamespace(name="Uformer"), size_requirements=SimpleNamespace(square=square), model=None
+    )
+    if faces:
+        monkeypatch.setattr("exporters.architectures.spandrel.GFPGAN", type(None))
+    if square or faces:
         monkeypatch.setattr(spandrel, "ImageModelDescriptor", SimpleNamespace)
     monkeypatch.setattr("exporters.architectures.spandrel._load_model", lambda state: descriptor)
     with pytest.raises(MismatchError, match=f"Uformer, through spandrel, {message}"):
