@@ -49,7 +49,6 @@ from dni_deploy.video_io.timestamps import shift_packet
 from dni_deploy.video_io.video_file import VideoFile, describe_stream, open_container
 from dni_deploy.video_io.video_part import VideoPart
 
-
 MAX_ADVISED = 4
 """Number of containers that a message names."""
 
