@@ -41,7 +41,7 @@ from dni_deploy.spatial.alpha_map import AlphaMapOptions
 from dni_deploy.spatial.video import SpatialVideoSettings
 from dni_deploy.utils.atomic_write import write_file_atomically
 from dni_deploy.utils.progress import OptionalProgress, report_progress
-from dni_deploy.video_io.encoder import EncoderOptions, OutputFormat, choose_output_format, keeps_encoder_header
+from dni_deploy.video_io.encoder import EncoderOptions, OutputFormat, choose_output_format
 from dni_deploy.video_io.mux import JoinError, find_muxer, mux_segments, plan_output
 from dni_deploy.video_io.output_notes import describe_output_format
 from dni_deploy.video_io.pipeline import make_completed_future
@@ -110,7 +110,7 @@ def video(
     Args:
         bundle_path: The bundle or its path.
         source_path: The video.
-        output: The video to write: .mp4, .m4v, .mov, .mkv or .webm.
+        output: The video to write: .mp4, .mov, .mkv, .webm, .avi, .ts, .mxf, .gif or another of MUXER_BY_SUFFIX.
         alpha: An alpha, alpha over time as open_alpha_source reads it, or an AlphaSource; required unless there is an alpha
             map between two members.
         alpha_map: A gray image, or a video with a gray frame for each frame: each pixel gets an alpha between `alpha`
@@ -145,8 +145,8 @@ def video(
     video_path, output_path = Path(source_path), Path(output)
     log_path = None if alpha_log is None else Path(alpha_log)
     _check_outputs([video_path] if map_options is None else [video_path, Path(map_options.mask)], output_path, log_path, force)
-    find_muxer(output_path)
-    encoder, options = encoder or EncoderOptions(), options or SessionOptions()
+    muxer = find_muxer(output_path)
+    encoder, options = (encoder or EncoderOptions()).for_muxer(muxer), options or SessionOptions()
     input_options = input_options or InputOptions()
     source = open_video_file(video_path, input_options)
     bundle = Bundle.ensure_open(bundle_path)
@@ -164,7 +164,7 @@ def video(
     alphas = as_alpha_source(alpha) if map_settings is None else map_settings.black_source
     controls = open_control_sources(options.controls, bundle.signature.controls, fps=float(source.frame_rate))
     session_options = replace(options, controls={name: control.at(0.0, 0) for name, control in controls.items()})
-    output_format = choose_output_format(encoder, source, scale, global_header=keeps_encoder_header(find_muxer(output_path)))
+    output_format = choose_output_format(encoder, source, scale, muxer)
     if source.copied_streams:
         report_progress(progress, 0, source.frame_count, "checking the other streams")
     source = source.with_time_jumps()

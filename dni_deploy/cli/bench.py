@@ -52,8 +52,8 @@ def command(
 ) -> None:
     """Time an alpha change, the first frame after it and a steady frame, against the other ways to change alpha.
 
-    All modes are timed in one run, interleaved, on this machine. With --video: decode, change, frame, encode and the delay of
-    a slider over the frames of a video.
+    All modes are timed in one run, interleaved, on this machine. With --video: decoding, colors, change, network, frame
+    and encoding over the frames of a video, how many frames are under way at once, and the delay of a slider.
     """
     if video is not None:
         if shape is not None or output is not None or plot is not None or build_baselines:
@@ -128,6 +128,7 @@ def _bench_video(command_output: CommandOutput, bundle: Path, video_path: Path, 
             "frames": report.frames,
             "engine": report.engine,
             "frame with a change / without": f"{report.changed_over_steady:.3g}, median of pairs",
+            "frames per second, overlapped": f"{report.stream_fps:.3g}, {report.frames_in_flight:.2g} under way on average",
         }
     )
     click.echo("\nmilliseconds per frame, one stage after the other:")

@@ -51,7 +51,7 @@ def _parse_streams(ctx: click.Context, param: click.Parameter, text: str | None)
 )
 @options.bundle
 @click.argument("video", metavar="IN", type=options.PATH_TYPE)
-@options.output_option("The video to write: .mp4, .m4v, .mov, .mkv or .webm.")
+@options.output_option("The video to write: .mp4, .mov, .mkv, .webm, .avi, .ts, .mxf, .gif, .webp, ...")
 @click.option(
     "--alpha",
     metavar="ALPHA",
@@ -65,7 +65,10 @@ def _parse_streams(ctx: click.Context, param: click.Parameter, text: str | None)
 @options.extrapolate
 @options.group_rule_options
 @click.option(
-    "--codec", default="libx264", show_default=True, metavar="NAME", help="The encoder, by FFmpeg's name, such as h264_nvenc."
+    "--codec",
+    default="",
+    metavar="NAME",
+    help="The encoder, by FFmpeg's name, such as h264_nvenc.  [default: libx264, or what suits the container]",
 )
 @click.option(
     "--crf", type=click.IntRange(0, 63), help="Quality of the encoder, lower is better.  [default: 18 for libx264 and libx265]"

@@ -5,26 +5,42 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import deque
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.control.shared_alpha import SharedAlpha
 from dni_deploy.errors import InputError, UsageError, escape_name
 from dni_deploy.imaging.frames import check_signature
+from dni_deploy.imaging.rendered import RenderedFrame
 from dni_deploy.latency.timing import compute_median_ratio
 from dni_deploy.session.session import Session, open_session
 from dni_deploy.utils.progress import OptionalProgress, report_progress
-from dni_deploy.video_io.encoder import Encoder, EncoderOptions, OutputFormat
+from dni_deploy.video_io.color import ColorConverter
+from dni_deploy.video_io.encoder import Encoder, EncoderOptions, OutputFormat, pad_frame
+from dni_deploy.video_io.pixel_formats import DEFAULT_FORMAT, choose_alignment
 from dni_deploy.video_io.reader import DecodedFrame, VideoReader
-from dni_deploy.video_io.video_file import open_video_file
+from dni_deploy.video_io.video_file import VideoFile, open_video_file
+from engines.frame_conversion import to_network
+from engines.interface import FRAMES_IN_FLIGHT
 
 WARM_UP_FRAMES = 3
 """Frames at the beginning that are not counted: the engine and the encoder reserve memory."""
+
+MAX_STREAM_FRAMES = 40
+"""Frames of the run with several under way; a second or two of most networks."""
+
+STAGES = (
+    "decode", "colors, in decode", "blend and refit", "network alone", "frame, changed", "frame, steady", "encode",
+    "colors, in encode", "end to end",
+)  # fmt: skip
 
 MEAN_EVENT_INTERVAL_S = 0.25
 """Seconds between two moves of the slider, on average, where its delay is measured."""
@@ -64,8 +80,10 @@ class VideoBenchReport:
         frames: Number of frames that were timed.
         engine: Name of the engine.
         threads: Threads of the engine; 0 for its own choice.
-        stages: The stages of a frame.
+        stages: The stages of a frame; what is a part of another stage says so in its name.
         changed_over_steady: Time of a frame with a change of alpha over the time of the same frame without, as a median.
+        stream_fps: Frames per second of the session where several frames are under way at once, without decoding and encoding.
+        frames_in_flight: Number of frames under way then, on average over the time; at most FRAMES_IN_FLIGHT.
     """
 
     bundle: str
@@ -77,6 +95,8 @@ class VideoBenchReport:
     threads: int
     stages: tuple[StageTiming, ...]
     changed_over_steady: float
+    stream_fps: float
+    frames_in_flight: float
 
     def to_json(self) -> dict[str, Any]:
         """Describes the report under fixed keys."""
@@ -119,9 +139,8 @@ def bench_video(
     output_format = OutputFormat.from_video_file(source, bundle.signature.scale)
     encoder = Encoder(EncoderOptions(), output_format, global_header=True)
     rng = np.random.default_rng(seed)
-    times: dict[str, list[float]] = {
-        name: [] for name in ("decode", "blend and refit", "frame, changed", "frame, steady", "encode", "end to end")
-    }
+    times: dict[str, list[float]] = {name: [] for name in STAGES}
+    colors = _ColorTimer(source, output_format)
     last: DecodedFrame | None = None
     with open_session(bundle, threads=threads) as session:
         decoded_frames = islice(iter(VideoReader(source)), frames + WARM_UP_FRAMES)
@@ -129,7 +148,8 @@ def bench_video(
         for last in decoded_frames:
             seconds = {"decode": time.perf_counter() - started}
             report_progress(progress, number, frames + WARM_UP_FRAMES, "timing frames")
-            seconds |= _time_frame(session, encoder, last, _draw_coefficients(rng, session.members), number % 2 == 1)
+            alpha = _draw_coefficients(rng, session.members)
+            seconds |= _time_frame(session, encoder, colors, last, alpha, number % 2 == 1)
             if number >= WARM_UP_FRAMES:
                 seconds["end to end"] = seconds["decode"] + seconds["frame, changed"] + seconds["encode"]
                 for name, value in seconds.items():
@@ -137,6 +157,7 @@ def bench_video(
             number, started = number + 1, time.perf_counter()
         if last is None or len(times["decode"]) < 2:
             raise InputError(f"{escape_name(video_path)} has fewer than {WARM_UP_FRAMES + 2} frames, which is too few to time.")
+        stream_fps, frames_in_flight = _measure_stream(session, last, min(frames, MAX_STREAM_FRAMES))
         times["slider to frame"] = _measure_slider_delays(session, last, rng, min(frames, 40), progress)
         engine = session.engine.name
     return VideoBenchReport(
@@ -149,13 +170,36 @@ def bench_video(
         threads=threads,
         stages=tuple(StageTiming.from_seconds(name, seconds) for name, seconds in times.items()),
         changed_over_steady=compute_median_ratio(times["frame, changed"], times["frame, steady"]),
+        stream_fps=stream_fps,
+        frames_in_flight=frames_in_flight,
     )
 
 
+class _ColorTimer:
+    """Times the two conversions of colors that are parts of decoding and of encoding."""
+
+    def __init__(self, source: VideoFile, output_format: OutputFormat) -> None:
+        self._source, self._planes = (
+            ColorConverter(source.color),
+            ColorConverter(source.color),
+        )  # each keeps one context of swscale
+        self._target = ColorConverter(output_format.color, output_format.pixel_format)
+        self._alignment = choose_alignment(output_format.pixel_format)
+
+    def time_frame(self, rgb: NDArray[Any], output: NDArray[Any]) -> dict[str, float]:
+        """Returns seconds by stage for a decoded frame and the network's."""
+        planes = self._planes.from_rgb(pad_frame(rgb, choose_alignment(DEFAULT_FORMAT)))
+        started = time.perf_counter()
+        self._source.to_rgb(planes)
+        converted = time.perf_counter()
+        self._target.from_rgb(pad_frame(output, self._alignment))
+        return {"colors, in decode": converted - started, "colors, in encode": time.perf_counter() - converted}
+
+
 def _time_frame(
-    session: Session, encoder: Encoder, frame: DecodedFrame, alpha: tuple[float, ...], changed_first: bool
+    session: Session, encoder: Encoder, colors: _ColorTimer, frame: DecodedFrame, alpha: tuple[float, ...], changed_first: bool
 ) -> dict[str, float]:
-    """Times a frame with a change of alpha and without, and its encoding: seconds by stage."""
+    """Times a frame with a change of alpha and without, its parts, and its encoding: seconds by stage."""
     seconds = {}
     order = ("frame, changed", "frame, steady") if changed_first else ("frame, steady", "frame, changed")
     for name in order:
@@ -165,10 +209,35 @@ def _time_frame(
         output = session.render(frame.rgb).output
         seconds[name] = time.perf_counter() - started
     seconds["blend and refit"] = session.change_seconds
+    x = to_network(frame.rgb, session.signature)
+    started = time.perf_counter()
+    session.infer(x)
+    seconds["network alone"] = time.perf_counter() - started
+    seconds |= colors.time_frame(frame.rgb, output)
     started = time.perf_counter()
     list(encoder.encode(output, frame.pts))
     seconds["encode"] = time.perf_counter() - started
     return seconds
+
+
+def _measure_stream(session: Session, frame: DecodedFrame, count: int) -> tuple[float, float]:
+    """Frames per second with several under way, and how many are under way on average: their times over the time of all."""
+    ended: list[float] = []
+    started: list[float] = []
+    pending: deque[Future[RenderedFrame]] = deque()
+    for _ in range(count):
+        future = session.submit(frame.rgb)
+        started.append(time.perf_counter())
+        future.add_done_callback(lambda _: ended.append(time.perf_counter()))
+        pending.append(future)
+        if len(pending) == FRAMES_IN_FLIGHT:
+            pending.popleft().result()
+    for future in pending:
+        future.result()
+    while len(ended) < count:  # a result may be there a moment before its callback has run
+        time.sleep(1e-4)
+    wall = max(ended) - min(started)
+    return count / wall, (sum(ended) - sum(started)) / wall
 
 
 def _draw_coefficients(rng: np.random.Generator, members: tuple[str, ...]) -> tuple[float, ...]:

@@ -22,6 +22,7 @@ from av.video.stream import VideoStream
 
 from dni_deploy.errors import InputError, LimitError, UnavailableError, UsageError, escape_name
 from dni_deploy.utils.atomic_write import DISK_FULL_ERRNOS
+from dni_deploy.video_io.containers import CONSTANT_RATE_MUXERS, MUXER_BY_SUFFIX
 from dni_deploy.video_io.decoder import has_separate_transparency
 from dni_deploy.video_io.encoder import (
     COMMON_ENCODERS,
@@ -48,8 +49,8 @@ from dni_deploy.video_io.timestamps import shift_packet
 from dni_deploy.video_io.video_file import VideoFile, describe_stream, open_container
 from dni_deploy.video_io.video_part import VideoPart
 
-MUXER_BY_SUFFIX = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
-"""Suffix of the output -> FFmpeg's muxer."""
+MAX_ADVISED = 4
+"""Number of containers that a message names."""
 
 
 def find_muxer(path: Path) -> str:
@@ -304,11 +305,11 @@ def _can_hold_codec(muxer: str, settings: EncoderOptions, output_format: OutputF
 def _format_codec_error(muxer: str, video_file: VideoFile, settings: EncoderOptions, output_format: OutputFormat) -> str:
     """Says which containers hold what an encoder makes, and which encoders this container has."""
     suffixes = [suffix for suffix, other in MUXER_BY_SUFFIX.items() if _can_hold_codec(other, settings, output_format)]
-    advice = [f"choose {' or '.join(suffixes)}"] if suffixes else []
+    advice = [f"choose {' or '.join(suffixes[:MAX_ADVISED])}"] if suffixes else []
     for codec in COMMON_ENCODERS:
         with suppress(UsageError, UnavailableError):
             other = EncoderOptions(codec=codec)
-            other_format = choose_output_format(other, video_file, output_format.width // video_file.width, global_header=True)
+            other_format = choose_output_format(other, video_file, output_format.width // video_file.width, muxer)
             if _can_hold_codec(muxer, other, other_format):
                 advice.append(f"give --codec {codec}")
                 break
@@ -335,7 +336,7 @@ def _format_stream_error(
         and _can_hold_codec(other, settings, output_format)
         and all(plan_stream_copy(other, source.streams[index], None) is not None for index in video_file.copied_streams)
     ]
-    containers = f", or name an output that ends in {' or '.join(suffixes)}" if suffixes else ""
+    containers = f", or name an output that ends in {' or '.join(suffixes[:MAX_ADVISED])}" if suffixes else ""
     return (
         f"A {muxer} file cannot hold stream {stream.index} of {escape_name(video_file.path)} ({describe_stream(stream)})"
         f"{f': {escape_name(reason)}' if reason else ''}. Leave it out with --drop {stream.index}{containers}. Nothing was written."
@@ -361,6 +362,7 @@ def _read_video_packets(
 
     The decoding time of a packet is the timestamp of the frame that is shown `delay` frames before it in decoding order.
     """
+    is_constant, last = stream.container.format.name in CONSTANT_RATE_MUXERS, -1
     delay = max(segment.delay for segment in segments)
     head = list(islice(chain.from_iterable(segment.read_footer().frame_times for segment in segments), delay + 1))
     lead = max(delay, head[-1][0] - head[0][0])
@@ -373,6 +375,10 @@ def _read_video_packets(
             dts = decoding_times.popleft()
             packet = _make_packet(encoded, dts, durations[encoded.pts], stream, output_format)
             shift_packet(packet, -start_ticks)
+            if is_constant:
+                last = max(last + 1, round(max(0, (dts - start_ticks)) * output_format.time_base * output_format.frame_rate))
+                packet.time_base, packet.duration = 1 / output_format.frame_rate, 1
+                packet.pts = packet.dts = last
             yield TimedPacket((dts - start_ticks) * output_format.time_base, packet)
 
 

@@ -23,16 +23,11 @@ from av.video.stream import VideoStream
 from dni_deploy.errors import InputError, RefusedError, UnavailableError, UsageError, escape_name
 from dni_deploy.imaging.orientation import Orientation
 from dni_deploy.video_io.color import ColorSpec, has_transparency
+from dni_deploy.video_io.containers import ALLOWED_DEMUXERS, describe_unread
 from dni_deploy.video_io.decoder import make_decode_function, says_transparent
 from dni_deploy.video_io.hdr import TRANSFER_NAMES, HdrMetadata, list_dynamic_metadata
 from dni_deploy.video_io.timestamps import TimeJumps, find_time_jumps
 from dni_deploy.video_io.video_part import VideoPart
-
-ALLOWED_DEMUXERS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,mxf,nut,ivf,gif,apng,yuv4mpegpipe,"
-    "h264,hevc,obu,m4v"
-)
-"""The demuxers that may read a video: each reads one file. hls, dash, concat and sdp open others, and are not here."""
 
 PLAYLIST_SIGNATURES = (
     b"#EXTM3U",
@@ -188,7 +183,7 @@ def open_container(path: Path, hwaccel: str | None = None) -> Iterator[InputCont
     """
     _check_is_video_file(path)
     # With the protocol spelled out, a name such as "concat:a|b" is a name and nothing else.
-    options = {"protocol_whitelist": "file", "format_whitelist": ALLOWED_DEMUXERS}
+    options = {"protocol_whitelist": "file", "format_whitelist": ",".join(ALLOWED_DEMUXERS)}
     try:
         container = av.open(
             f"file:{path.absolute()}", options=options, hwaccel=_make_hwaccel(hwaccel), metadata_errors="replace"
@@ -206,8 +201,7 @@ def open_container(path: Path, hwaccel: str | None = None) -> Iterator[InputCont
                 "leave --hwaccel out."
             ) from error
         raise InputError(
-            f"{escape_name(path)} could not be opened as a video ({escape_name(error.strerror)}). It may be cut off, damaged, "
-            "or of a kind that is not read here."
+            f"{escape_name(path)} could not be opened as a video ({escape_name(error.strerror)}). {describe_unread(path)}"
         ) from error
     with container:
         yield container

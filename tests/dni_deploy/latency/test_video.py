@@ -14,6 +14,7 @@ from dni_deploy.cli.output import CommandOutput
 from dni_deploy.errors import InputError, UsageError
 from dni_deploy.latency import video
 from dni_deploy.latency.video import bench_video
+from engines.interface import FRAMES_IN_FLIGHT
 from tests.engines.conftest import write
 from tests.engines.trt.conftest import bn
 from tests.support.video_clips import Clip
@@ -36,6 +37,9 @@ def test_bench_video_times_every_stage(tmp_path: Path, bundle: Bundle) -> None:
     assert report.frames == 12
     assert set(stages) == {
         "decode",
+        "colors, in decode",
+        "network alone",
+        "colors, in encode",
         "blend and refit",
         "frame, changed",
         "frame, steady",
@@ -46,7 +50,10 @@ def test_bench_video_times_every_stage(tmp_path: Path, bundle: Bundle) -> None:
     for stage in stages.values():
         assert 0 < stage.p50 <= stage.p95 <= stage.p99
     assert stages["end to end"].p50 > stages["frame, changed"].p50 > stages["blend and refit"].p50
+    assert stages["frame, steady"].p50 > stages["network alone"].p50 > 0
     assert report.changed_over_steady > 0
+    assert report.stream_fps > 0
+    assert 0.5 < report.frames_in_flight <= FRAMES_IN_FLIGHT + 0.01  # a place is free a moment before the callback has run
     json.dumps(report.to_json(), allow_nan=False)
 
 
@@ -58,7 +65,7 @@ def test_the_command(tmp_path: Path, bundle: Bundle) -> None:
     assert "slider to frame" in plain.output
     body = json.loads(CliRunner().invoke(group, [*arguments, "--json"], obj=CommandOutput()).stdout)
     assert body["frames"] == 6
-    assert len(body["stages"]) == 7
+    assert len(body["stages"]) == 10
     refused = CliRunner().invoke(group, [*arguments, "--shape", "1x3x8x8"], obj=CommandOutput())
     assert isinstance(refused.exception, UsageError)
 
