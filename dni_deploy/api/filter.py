@@ -138,6 +138,8 @@ def filter(
                 rate=raw_format.rate,
                 listeners=listeners,
                 extrapolate=options.extrapolate,
+                controls=bundle.signature.controls,
+                control_values=options.controls,
                 note=report_note,
             )
         )
@@ -186,6 +188,7 @@ def _filter_frames(
     def process_frame(numbered: tuple[int, RawFrame]) -> Future[RenderedFrame]:
         number, source = numbered
         session.alpha = control.at(number)
+        session.controls = control.read_controls()
         return session.submit(source.rgb)
 
     def write_frames(frames: Iterator[tuple[tuple[int, RawFrame], RenderedFrame]]) -> None:

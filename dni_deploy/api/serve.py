@@ -181,7 +181,13 @@ def serve(
         session = stack.enter_context(open_session(opened, options, alpha=first))
         if source is None and camera is None:
             frame_source = open_noisy_photograph(max_size, session) or frame_source
-        shared_alpha = SharedAlpha(opened.members, session.alpha, slew=listeners.slew)
+        shared_alpha = SharedAlpha(
+            opened.members,
+            session.alpha,
+            slew=listeners.slew,
+            controls=opened.signature.controls,
+            control_values=session.controls,
+        )
         blend = PixelBlend(opened.members, open_member)
         stack.callback(blend.close)
         log = None

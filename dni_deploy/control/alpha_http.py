@@ -5,6 +5,7 @@ PUT /alpha   {"alpha": 0.4}                                 two members: the fir
              {"alpha": {"gan": 0.7}}                        by name; the one member that is left out takes the rest
              {"alpha": [0.3, 0.7]}                          one share per member
              {"plane": [0.3, 0.7]}                          a point of the control plane
+             {"controls": {"sigma": 0.1}}                   numbers that the network takes beside the image
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ HTTP_SOURCE = "HTTP"
 """Who set the alpha, where it came by HTTP."""
 
 DECIMAL_COMMA_PATTERN = re.compile(rb":\s*0,[0-9]+\s*[,}]")
-BODY_MESSAGE = 'The body is an object with one key, such as {"alpha": 0.5}, {"alpha": {"gan": 0.7}} or {"plane": [0.3, 0.7]}.'
+BODY_MESSAGE = (
+    'The body is an object with one key, such as {"alpha": 0.5}, {"alpha": {"gan": 0.7}}, {"plane": [0.3, 0.7]} or '
+    '{"controls": {"sigma": 0.1}}.'
+)
 
 
 def set_alpha_from_body(handler: AlphaMessageHandler, body: bytes) -> None:
@@ -42,9 +46,14 @@ def set_alpha_from_body(handler: AlphaMessageHandler, body: bytes) -> None:
     except UsageError as error:
         advice = " A decimal fraction has a point: 0.4." if DECIMAL_COMMA_PATTERN.search(body) else ""
         raise UsageError(f"The body cannot be read: {error}{advice}") from None
-    if not isinstance(request, dict) or len(request) != 1 or not request.keys() <= {"alpha", "plane"}:
+    if not isinstance(request, dict) or len(request) != 1 or not request.keys() <= {"alpha", "plane", "controls"}:
         raise UsageError(BODY_MESSAGE)
-    if "plane" in request:
+    if "controls" in request:
+        controls = request["controls"]
+        if not isinstance(controls, dict) or not all(type(value) in (int, float) for value in controls.values()):
+            raise UsageError('"controls" is an object of numbers by name.')
+        handler.shared_alpha.set_controls(controls, handler.source)
+    elif "plane" in request:
         point = request["plane"]
         if not isinstance(point, list) or len(point) != 2:
             raise UsageError('"plane" is a list of two numbers, x and y.')
@@ -73,11 +82,12 @@ def state_to_json(state: AlphaState) -> dict[str, Any]:
 
     Returns:
         An object with `sequence` (number of changes so far), `alpha` (as of the newest frame), `wanted` (differs while a slew
-        limit is on the way there) and `source` (who set it).
+        limit is on the way there), `source` (who set it) and, where the network has any, `controls`.
     """
     alpha, wanted = (dict(zip(point.members, point.values, strict=True)) for point in (state.coefficients, state.requested))
     fields = {"sequence": state.sequence, "alpha": alpha, "wanted": wanted, "source": state.source}
-    return {"schema": ALPHA_HTTP_SCHEMA_VERSION, **fields}
+    controls = {"controls": dict(state.controls)} if state.controls else {}
+    return {"schema": ALPHA_HTTP_SCHEMA_VERSION, **fields, **controls}
 
 
 def error_to_json(error: DniError) -> dict[str, Any]:

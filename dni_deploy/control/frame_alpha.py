@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from typing import Union
@@ -17,6 +17,7 @@ from dni_deploy.alpha.timeline import AlphaSource, AlphaTimeline
 from dni_deploy.control.open_listeners import ListenerOptions, open_listeners
 from dni_deploy.control.shared_alpha import SharedAlpha
 from dni_deploy.errors import UsageError
+from dni_deploy.network_controls import Control, ControlValues, find_control
 
 StreamAlpha = Union[Alpha, AlphaSource, "os.PathLike[str]", None]
 """An alpha; text or a file as open_alpha_source reads them; an AlphaSource; None: the first member alone."""
@@ -44,6 +45,10 @@ class FrameAlpha:
         if self.rate is None and isinstance(self.source, SharedAlpha):
             return self.source.read().coefficients  # a slew limit then counts seconds of the clock
         return self.source.at(0.0 if self.rate is None else self.frame_seconds(frame), frame)
+
+    def read_controls(self) -> Mapping[str, float]:
+        """Returns the values of the network's controls that are set from outside; empty where nothing sets them."""
+        return self.source.state.controls if isinstance(self.source, SharedAlpha) else {}
 
     def frame_seconds(self, frame: int) -> float:
         """Returns the time of the frame of this number; NaN where there is no frame rate, and then no alpha asks for it."""
@@ -92,6 +97,8 @@ def open_frame_alpha(
     rate: Fraction | None = None,
     listeners: ListenerOptions | None = None,
     extrapolate: bool = False,
+    controls: Sequence[Control] = (),
+    control_values: ControlValues | None = None,
     note: Callable[[str], None] = lambda sentence: None,
 ) -> Iterator[FrameAlpha]:
     """Opens the alpha of one stream; leaving the block closes its listeners.
@@ -102,6 +109,8 @@ def open_frame_alpha(
         rate: Frames per second; None where the stream does not say.
         listeners: What sets alpha from outside; None: nothing.
         extrapolate: Whether coefficients may lie outside 0..1.
+        controls: What the network takes beside the image.
+        control_values: Their values to begin with, of some of them; None for their defaults.
         note: Called with a sentence for each place that is listened to, and with what is wrong with a message.
 
     Yields:
@@ -121,7 +130,15 @@ def open_frame_alpha(
     if live and not isinstance(source, SharedAlpha):
         if not is_constant(source):
             raise UsageError("An alpha over time and a live one exclude each other; give one alpha to start from.")
-        source = SharedAlpha(members, source.at(0.0, 0), slew=listeners.slew, extrapolate=extrapolate)
+        values = {name: find_control(controls, name).check_value(value) for name, value in (control_values or {}).items()}
+        source = SharedAlpha(
+            members,
+            source.at(0.0, 0),
+            slew=listeners.slew,
+            extrapolate=extrapolate,
+            controls=controls,
+            control_values=values,
+        )
     if isinstance(source, SharedAlpha):
         with open_listeners(source, listeners, note=note, report=note):
             yield FrameAlpha(source, rate)

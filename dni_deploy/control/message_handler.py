@@ -78,6 +78,17 @@ class AlphaMessageHandler:
             lambda requested: with_coefficient(requested, member, coefficient, extrapolate=extrapolate), self.source
         )
 
+    def set_control(self, name: str, value: float) -> int:
+        """Sets one of the network's controls.
+
+        Returns:
+            The sequence number of the change.
+
+        Raises:
+            UsageError: There is no such control, or the value is out of range.
+        """
+        return self.shared_alpha.set_controls({name: value}, self.source)
+
     def set_point(self, x: float, y: float) -> int:
         """Sets the alpha at a point of the plane.
 
@@ -95,7 +106,8 @@ class AlphaMessageHandler:
         """Sets what a line of text says.
 
         Args:
-            text: "alpha 0.4", "psnr=0.3,gan=0.7", "0.4", "gan 0.7" (the others keep their proportions) or "plane 0.3 0.7".
+            text: "alpha 0.4", "psnr=0.3,gan=0.7", "0.4", "gan 0.7" (the others keep their proportions), "plane 0.3 0.7" or
+                "sigma 0.1" of a control.
 
         Returns:
             The sequence number of the change.
@@ -111,6 +123,8 @@ class AlphaMessageHandler:
             return self.set_point(*_parse_numbers(words[1:], 2, "plane"))
         if len(words) == 2 and words[0] in self.shared_alpha.members:
             return self.set_coefficient(words[0], *_parse_numbers(words[1:], 1, words[0]))
+        if len(words) == 2 and any(words[0] == control.name for control in self.shared_alpha.controls):
+            return self.set_control(words[0], *_parse_numbers(words[1:], 1, words[0]))
         stripped = text.strip()
         return self.set_alpha(stripped[5:] if words and words[0].lower() == "alpha" else stripped)
 

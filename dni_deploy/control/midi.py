@@ -30,7 +30,8 @@ class ControlChangeHandler:
 
         Args:
             handler: Applies each value to the shared alpha.
-            controls: Target by controller, 0 to 127: "" for alpha (two members), a member's name, or "x" or "y" of the plane.
+            controls: Target by controller, 0 to 127: "" for alpha (two members), the name of a member or of a number that the
+                network takes beside the image, or "x" or "y" of the plane.
             channel: MIDI channel, 0 to 15; None for all.
 
         Raises:
@@ -38,8 +39,10 @@ class ControlChangeHandler:
         """
         names = ", ".join(map(escape_name, handler.shared_alpha.members))
         axes = ("x", "y") if handler.plane is not None else ()
+        self._network_controls = {control.name: control for control in handler.shared_alpha.controls}
+        known = {"", *handler.shared_alpha.members, *self._network_controls, *axes}
         for control, target in controls.items():
-            if not 0 <= control < 128 or (target and target not in handler.shared_alpha.members and target not in axes):
+            if not 0 <= control < 128 or target not in known:
                 raise UsageError(
                     f"MIDI controller {control} for {escape_name(target)!r}: controllers are 0 to 127, each for a member"
                     f"{' or for x or y' if axes else ''}; the members are {names}."
@@ -90,6 +93,9 @@ class ControlChangeHandler:
         if target in ("x", "y") and self.handler.plane is not None and target not in self.handler.shared_alpha.members:
             self._point["xy".index(target)] = value
             self.handler.set_point(*self._point)
+        elif target in self._network_controls:
+            control = self._network_controls[target]
+            self.handler.set_control(target, control.low + value * (control.high - control.low))
         elif target:
             self.handler.set_coefficient(target, value)
         else:

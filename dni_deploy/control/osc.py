@@ -4,6 +4,7 @@
 /dni/alpha/gan 0.7      that member's share; the others keep their proportions
 /dni/shares 0.2 0.3 0.5 one number per member
 /dni/plane 0.3 0.7      a point of the plane
+/dni/control/sigma 0.1  a number that the network takes beside the image
 
 Address patterns are matched with these, and with addresses of other programs that are mapped to them.
 """
@@ -35,6 +36,7 @@ from dni_deploy.control.osc_address import (
 )
 from dni_deploy.control.shared_alpha import SharedAlpha
 from dni_deploy.errors import UsageError, escape_name
+from dni_deploy.network_controls import Control
 
 ADDRESS_PREFIX = "/dni/"
 OSC_BUNDLE_TAG = b"#bundle\0"
@@ -161,8 +163,9 @@ class OscAlphaListener(AlphaListener):
         """
         super().__init__(shared_alpha, plane=plane, report=report)
         self.host, self.port = host, port
-        parsed = (parse_osc_mapping(mapping, shared_alpha.members) for mapping in mappings)
-        self._targets = {**list_own_addresses(ADDRESS_PREFIX, shared_alpha.members), **dict(parsed)}
+        members, controls = shared_alpha.members, shared_alpha.controls
+        parsed = (parse_osc_mapping(mapping, members, controls) for mapping in mappings)
+        self._targets = {**list_own_addresses(ADDRESS_PREFIX, members, controls), **dict(parsed)}
         self._point = [0.5, 0.5]
         self.superseded_count = 0
         self._newest_time_tags: OrderedDict[object, float] = OrderedDict()
@@ -244,6 +247,9 @@ class OscAlphaListener(AlphaListener):
         sets_all, expected = target.sets_all(count), target.argument_count
         if not sets_all and count != expected:
             raise UsageError(f"{escape_name(message.address, 80)} takes {expected} number{'s' * (expected > 1)}; got {count}.")
+        if target.control is not None:
+            self._set_control(target, target.control, message)
+            return
         numbers = [self._to_share(number, target, message.address) for number in message.numbers]
         if sets_all:
             self.handler.set_alpha(
@@ -259,6 +265,13 @@ class OscAlphaListener(AlphaListener):
             self.handler.set_coefficient(target.member, numbers[0])
         else:
             self.handler.set_alpha(numbers[0])
+
+    def _set_control(self, target: OscTarget, control: Control, message: OscMessage) -> None:
+        number = message.numbers[0]
+        if target.value_range is not None:
+            share = self._to_share(number, target, message.address)
+            number = min(max(control.low + share * (control.high - control.low), control.low), control.high)
+        self.handler.set_control(control.name, number)
 
     def _to_share(self, number: float, target: OscTarget, address: str) -> float:
         """Returns the number from 0 to 1 that a number of a message stands for; what is far outside is left to be refused."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dni_deploy.errors import UsageError, escape_name
+from dni_deploy.network_controls import Control, find_control
 
 PATTERN_CHARACTERS = frozenset("?*[]{}")
 MAX_WILDCARDS = 4
@@ -14,7 +15,7 @@ MAX_WILDCARDS = 4
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?"
 _MAPPING_PATTERN = re.compile(
-    rf"(?P<address>/[^=\s]+)=(?P<kind>alpha|shares|plane|x|y)(?::(?P<member>.+?))?(?:\[(?P<low>{_NUMBER})\.\.(?P<high>{_NUMBER})\])?",
+    rf"(?P<address>/[^=\s]+)=(?P<kind>alpha|shares|plane|control|x|y)(?::(?P<name>.+?))?(?:\[(?P<low>{_NUMBER})\.\.(?P<high>{_NUMBER})\])?",
     re.ASCII | re.IGNORECASE,
 )
 
@@ -24,14 +25,18 @@ class OscTarget:
     """What an address sets.
 
     Attributes:
-        kind: "alpha" (one number: a member's share; several: all shares), "shares", "plane" (two numbers), "x" or "y".
+        kind: "alpha" (one number: a member's share; several: all shares), "shares", "plane" (two numbers), "x", "y" or
+            "control" (a number that the network takes beside the image).
         member: Whose share; None: the first member's, of two.
-        value_range: The numbers that stand for 0 and 1; None: 0 and 1, and what lies far outside is refused.
+        value_range: The numbers that stand for 0 and 1, or for the ends of the control's range; None: 0 and 1, and what lies far
+            outside is refused; the control's own numbers.
+        control: Which control.
     """
 
     kind: str
     member: str | None = None
     value_range: tuple[float, float] | None = None
+    control: Control | None = None
 
     def sets_all(self, count: int) -> bool:
         """Whether a message of so many numbers sets all shares."""
@@ -43,12 +48,14 @@ class OscTarget:
         return 2 if self.kind == "plane" else 1
 
 
-def parse_osc_mapping(text: str, members: Sequence[str]) -> tuple[str, OscTarget]:
+def parse_osc_mapping(text: str, members: Sequence[str], controls: Sequence[Control] = ()) -> tuple[str, OscTarget]:
     """Parses what an address of another program stands for.
 
     Args:
-        text: "/1/fader1=alpha", "/1/fader1=alpha:gan[0..127]", "/multifader=shares", "/1/xy1=plane" or "/pad/x=x[-1..1]".
+        text: "/1/fader1=alpha", "/1/fader1=alpha:gan[0..127]", "/multifader=shares", "/1/xy1=plane", "/pad/x=x[-1..1]" or
+            "/1/fader2=control:sigma[0..127]".
         members: Names of the family's members.
+        controls: What the network takes beside the image.
 
     Returns:
         The address, and what it sets.
@@ -58,29 +65,32 @@ def parse_osc_mapping(text: str, members: Sequence[str]) -> tuple[str, OscTarget
     """
     match = _MAPPING_PATTERN.fullmatch(text.strip())
     quoted = escape_name(text, 80)
-    if match is None or (match["member"] and match["kind"].lower() != "alpha"):
+    kind = "" if match is None else match["kind"].lower()
+    if match is None or (match["name"] and kind not in ("alpha", "control")) or (kind == "control" and not match["name"]):
         raise UsageError(
-            f"{quoted!r} is not an OSC mapping; write /ADDRESS=alpha, alpha:MEMBER, shares, plane, x or y, "
+            f"{quoted!r} is not an OSC mapping; write /ADDRESS=alpha, alpha:MEMBER, shares, plane, x, y or control:NAME, "
             "and a range behind it where numbers are not from 0 to 1: /1/fader1=alpha:gan[0..127]."
         )
     if PATTERN_CHARACTERS & set(match["address"]):
         raise UsageError(f"{quoted!r}: an address has none of the characters ? * [ ] {{ }}; only messages have patterns.")
-    member = match["member"]
+    control = find_control(controls, match["name"]) if kind == "control" else None
+    member = match["name"] if kind == "alpha" else None
     if member is not None and member not in members:
         raise UsageError(f"{quoted!r} names {escape_name(member)!r}; the members are {', '.join(map(escape_name, members))}.")
     value_range = None if match["low"] is None else (float(match["low"]), float(match["high"]))
     if value_range is not None and value_range[0] == value_range[1]:
         raise UsageError(f"{quoted!r}: both ends of the range are {value_range[0]:g}.")
-    return strip_trailing_slash(match["address"]), OscTarget(match["kind"].lower(), member, value_range)
+    return strip_trailing_slash(match["address"]), OscTarget(kind, member, value_range, control)
 
 
-def list_own_addresses(prefix: str, members: Sequence[str]) -> dict[str, OscTarget]:
-    """Returns the addresses that every family has."""
+def list_own_addresses(prefix: str, members: Sequence[str], controls: Sequence[Control] = ()) -> dict[str, OscTarget]:
+    """Returns the addresses that a family has without any mapping."""
     return {
         f"{prefix}alpha": OscTarget("alpha"),
         **{f"{prefix}alpha/{member}": OscTarget("alpha", member) for member in members},
         f"{prefix}shares": OscTarget("shares"),
         f"{prefix}plane": OscTarget("plane"),
+        **{f"{prefix}control/{control.name}": OscTarget("control", control=control) for control in controls},
     }
 
 

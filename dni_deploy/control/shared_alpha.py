@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from dni_deploy.alpha.coefficients import Alpha, Coefficients
 from dni_deploy.alpha.simplex import interpolate
 from dni_deploy.errors import UsageError
+from dni_deploy.network_controls import Control, ControlValues, find_control
 
 
 class AlphaState(NamedTuple):
@@ -26,12 +28,14 @@ class AlphaState(NamedTuple):
         coefficients: Coefficients that a frame gets now.
         requested: Coefficients that were set last; `coefficients` moves towards them while a slew limit is on the way.
         source: Who set them, or "".
+        controls: Values of the network's controls by name; a slew limit is none for them.
     """
 
     sequence: int
     coefficients: Coefficients
     requested: Coefficients
     source: str
+    controls: Mapping[str, float] = MappingProxyType({})
 
 
 class SharedAlpha:
@@ -41,6 +45,7 @@ class SharedAlpha:
         members: Names of the family's members, in family order.
         extrapolate: Whether coefficients may lie outside 0..1.
         slew: How far the coefficient that has farthest to go may move, in 1/s; None: at once.
+        controls: What the network takes beside the image.
 
     Thread safety: any thread may call any method. Nothing here waits for a frame, and no frame waits for more than an
         assignment.
@@ -53,6 +58,8 @@ class SharedAlpha:
         *,
         slew: float | None = None,
         extrapolate: bool = False,
+        controls: Sequence[Control] = (),
+        control_values: ControlValues | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Creates a shared alpha.
@@ -62,6 +69,8 @@ class SharedAlpha:
             initial: Coefficients to begin with.
             slew: Slew rate in 1/s; None changes alpha at once.
             extrapolate: Whether coefficients may lie outside 0..1.
+            controls: What the network takes beside the image.
+            control_values: Their values to begin with, of all of them; None for their defaults.
             clock: Returns seconds, for `read`.
 
         Raises:
@@ -76,7 +85,9 @@ class SharedAlpha:
         self._clock = clock
         self._changed = threading.Condition()
         initial = Coefficients.parse(initial, self.members, extrapolate=extrapolate)
-        self._state = AlphaState(0, initial, initial, "")
+        self.controls = tuple(controls)
+        values = {control.name: control.default for control in self.controls} | dict(control_values or {})
+        self._state = AlphaState(0, initial, initial, "", MappingProxyType(values))
         self._ramp_start = -math.inf  # when the way to `requested` began, by the clock
         self._last_read_time: float | None = None
         self._subscribers: list[Callable[[AlphaState], None]] = []
@@ -123,9 +134,37 @@ class SharedAlpha:
             if old.coefficients == old.requested:
                 self._ramp_start = self._clock() if now is None else now
             coefficients = requested if self.slew is None else old.coefficients
-            state = self._state = AlphaState(old.sequence + 1, coefficients, requested, source)
-            subscribers = tuple(self._subscribers)
-            self._changed.notify_all()
+            state = AlphaState(old.sequence + 1, coefficients, requested, source, old.controls)
+            subscribers = self._publish(state)
+        for subscriber in subscribers:
+            subscriber(state)
+        return state.sequence
+
+    def _publish(self, state: AlphaState) -> tuple[Callable[[AlphaState], None], ...]:
+        """Makes a state the newest one, with the lock held; returns whom the caller has to tell of it without."""
+        self._state = state
+        self._changed.notify_all()
+        return tuple(self._subscribers)
+
+    def set_controls(self, values: ControlValues, source: str = "") -> int:
+        """Sets some of the network's controls from now on.
+
+        Args:
+            values: By name.
+            source: As in `set_alpha`.
+
+        Returns:
+            The sequence number of the change.
+
+        Raises:
+            UsageError: A name is no control's, or a value is no number in its range; nothing has changed.
+        """
+        checked = {name: find_control(self.controls, name).check_value(value) for name, value in values.items()}
+        with self._changed:
+            old = self._state
+            controls = MappingProxyType({**old.controls, **checked})
+            state = old._replace(sequence=old.sequence + 1, source=source, controls=controls)
+            subscribers = self._publish(state)
         for subscriber in subscribers:
             subscriber(state)
         return state.sequence

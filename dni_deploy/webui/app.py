@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import Any
 
@@ -146,9 +146,12 @@ def make_app(state: AppState) -> Starlette:
     async def serve_commands(request: Request) -> Response:
         shows_source = state.renderer.status[1]["is_first_source"]
         take = None if state.renderer.recorder.source is None else _make_take(state.renderer)
+        alpha = state.shared_alpha.state
         fields = {
-            "setting": state.commands.format_setting(state.shared_alpha.state.requested, shows_source=shows_source),
-            "take": None if take is None else state.commands.format_take(take, shows_source=shows_source),
+            "setting": state.commands.format_setting(alpha.requested, shows_source=shows_source, controls=alpha.controls),
+            "take": None
+            if take is None
+            else state.commands.format_take(take, shows_source=shows_source, controls=alpha.controls),
             "timeline": None if take is None else format_timeline(take),
         }
         return JSONResponse(fields)
@@ -166,7 +169,11 @@ def make_app(state: AppState) -> Starlette:
             return
         state.client_count += 1
         try:
-            hello = {**state.hello_fields, "alpha": list(state.shared_alpha.state.requested.values)}
+            hello = {
+                **state.hello_fields,
+                "alpha": list(state.shared_alpha.state.requested.values),
+                "controls": [asdict(control) for control in state.shared_alpha.controls],
+            }
             await PageConnection(websocket, state.renderer, state.shared_alpha, state.plane, state.limits).serve(hello)
         finally:
             state.client_count -= 1

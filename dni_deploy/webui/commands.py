@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -32,29 +33,39 @@ class CommandLines:
     is_video: bool = False
     options: tuple[str, ...] = ()
 
-    def format_setting(self, coefficients: Coefficients, *, shows_source: bool) -> str:
+    def format_setting(
+        self, coefficients: Coefficients, *, shows_source: bool, controls: Mapping[str, float] | None = None
+    ) -> str:
         """Formats the command that renders the source with one alpha.
 
         Args:
             coefficients: The alpha.
             shows_source: False where something without a path is shown instead; the command then names a file to replace.
+            controls: Values of the network's controls.
         """
         has_path = self.source is not None and shows_source
-        return self._format(
-            "video" if has_path and self.is_video else "run", has_path, format_alpha(coefficients.members, coefficients.values)
-        )
+        command = "video" if has_path and self.is_video else "run"
+        alpha = format_alpha(coefficients.members, coefficients.values)
+        return self._format(command, has_path, alpha, format_controls(controls or {}))
 
-    def format_take(self, take: AlphaTimeline, *, shows_source: bool) -> str:
+    def format_take(self, take: AlphaTimeline, *, shows_source: bool, controls: Mapping[str, float] | None = None) -> str:
         """Formats the command that renders a video with a take; a long take is the file that the page saves."""
         text = format_timeline(take)
         has_path = self.source is not None and self.is_video and shows_source
-        return self._format("video", has_path, text if len(text) <= MAX_INLINE_LENGTH else TAKE_FILE_NAME)
+        alpha = text if len(text) <= MAX_INLINE_LENGTH else TAKE_FILE_NAME
+        return self._format("video", has_path, alpha, format_controls(controls or {}))
 
-    def _format(self, command: str, has_path: bool, alpha: str) -> str:
+    def _format(self, command: str, has_path: bool, alpha: str, controls: Sequence[str] = ()) -> str:
         default = "in.mp4" if command == "video" else "in.png"
         path = PurePath(self.source if has_path and self.source is not None else default)
         output = path.with_name(f"{path.stem}-dni{'.mkv' if command == 'video' else '.png'}").name
-        return shlex.join(["dni-deploy", command, self.bundle, str(path), "-o", output, "--alpha", alpha, *self.options])
+        words = ["dni-deploy", command, self.bundle, str(path), "-o", output, "--alpha", alpha, *controls, *self.options]
+        return shlex.join(words)
+
+
+def format_controls(values: Mapping[str, float]) -> list[str]:
+    """Formats values of controls as words of a command line."""
+    return [word for name, value in values.items() for word in ("--control", f"{name}={value!r}")]
 
 
 def format_alpha(members: tuple[str, ...], values: tuple[float, ...]) -> str:

@@ -27,10 +27,24 @@ in encoding, and since the frame began (float32 each). It is followed by N float
 MESSAGE_TAG = b"DNI1"
 FLAG_SET_BY_PAGE, FLAG_MOVING = 1, 2
 REQUEST_KEYS = frozenset(
-    {"next", "views", "alpha", "point", "share", "request_id", "pause", "follow", "record", "play", "loop", "restore"}
+    {
+        "next",
+        "views",
+        "alpha",
+        "point",
+        "share",
+        "control",
+        "request_id",
+        "pause",
+        "follow",
+        "record",
+        "play",
+        "loop",
+        "restore",
+    }
 )
-ALPHA_KEYS = frozenset({"alpha", "point", "share"})
-"""The keys of a request that set alpha."""
+ALPHA_KEYS = frozenset({"alpha", "point", "share", "control"})
+"""The keys of a request that set alpha, or a number that the network takes beside the image."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +145,11 @@ def parse_client_request(text: str) -> dict[str, Any]:
         isinstance(share, dict) and set(share) == {"member", "value"} and _are_numbers([share["value"]])
     ):
         raise UsageError("'share' is an object with a member and a value.")
+    control = request.get("control")
+    if control is not None and not (
+        isinstance(control, dict) and set(control) == {"name", "value"} and _are_numbers([control["value"]])
+    ):
+        raise UsageError("'control' is an object with a name and a value.")
     return request
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,7 +66,9 @@ class PixelBlend:
                 session.close()
         self.on_ready()
 
-    def blend_outputs(self, frame: Frame, frame_key: Hashable, coefficients: Sequence[float]) -> Frame:
+    def blend_outputs(
+        self, frame: Frame, frame_key: Hashable, coefficients: Sequence[float], controls: Mapping[str, float] | None = None
+    ) -> Frame:
         """Blends the members' outputs of a frame, rounded once.
 
         The outputs are kept until the key changes, so that a still image costs the members' networks once.
@@ -75,13 +77,15 @@ class PixelBlend:
             frame: uint8 (H, W, 3), RGB.
             frame_key: Differs wherever the frame differs.
             coefficients: One per member, in family order.
+            controls: Values of what the network takes beside the image.
 
         Returns:
             uint8 (scale * H, scale * W, 3), an array that the caller owns.
         """
-        if self._outputs is None or frame_key != self._frame_key:
-            self._outputs = np.stack([session(frame) for session in self._sessions]).astype(np.float32)
-            self._frame_key = frame_key
+        key = (frame_key, tuple((controls or {}).items()))
+        if self._outputs is None or key != self._frame_key:
+            self._outputs = np.stack([session(frame, controls=controls) for session in self._sessions]).astype(np.float32)
+            self._frame_key = key
         blended = np.tensordot(np.asarray(coefficients, np.float32), self._outputs, 1)
         return np.asarray(np.clip(np.rint(blended), 0, 255).astype(np.uint8))
 

@@ -132,6 +132,7 @@ class Renderer:
             playing=False,
             problem="",
             pixels="",
+            controls=dict(shared_alpha.state.controls),
         )
 
     def start(self) -> None:
@@ -385,7 +386,8 @@ class Renderer:
             return None
         started_at = time.perf_counter()
         old_generation = self.session.generation
-        self.session.alpha = state.coefficients
+        self.session.alpha, self.session.controls = state.coefficients, state.controls
+        self._update_status(controls=dict(state.controls))
         rendered = self.session.render(source_frame.frame)
         rendered_at = time.perf_counter()
         jpegs = {"blend": encode_jpeg(rendered.output, self.quality)}
@@ -394,7 +396,8 @@ class Renderer:
         if "pixels" in views and self._is_pixel_blend_ready():
             assert self.pixel_blend is not None
             key = (source_number, source_frame.number)
-            blended = self.pixel_blend.blend_outputs(source_frame.frame, key, rendered.coefficients.values)
+            shares = rendered.coefficients.values
+            blended = self.pixel_blend.blend_outputs(source_frame.frame, key, shares, state.controls)
             jpegs["pixels"] = encode_jpeg(blended, self.quality)
         self._rendered_frame_key = (source_number, source_frame.number)
         self._record_shown(source, source_frame, position, state.sequence, rendered)

@@ -168,6 +168,8 @@ class PageConnection:
             if self.plane is None:
                 raise UsageError("This family has no control plane; it takes three or four members.")
             return self.shared_alpha.set_alpha(self.plane.at(*request["point"]), self.source)
+        if "control" in request:
+            return self.shared_alpha.set_controls({request["control"]["name"]: request["control"]["value"]}, self.source)
         member, value = request["share"]["member"], request["share"]["value"]
         return self.shared_alpha.update(lambda requested: with_coefficient(requested, member, value), self.source)
 

@@ -14,7 +14,10 @@ from engines.frame_conversion import HostFrameEngine
 
 
 class Dimmer(HostFrameEngine):
-    """Each member multiplies the frame by its own factor, so a blend multiplies by the blended factor."""
+    """Each member multiplies the frame by its own factor, so a blend multiplies by the blended factor.
+
+    A row of coefficients after the first is of a control with the default 1, by which the frame is multiplied, too.
+    """
 
     name = "dimmer"
     update_path = "a number"
@@ -28,7 +31,8 @@ class Dimmer(HostFrameEngine):
         self.closed = 0
 
     def refit(self, slot: int, coefficients: NDArray[np.float64]) -> None:
-        self.set[slot] = float(coefficients @ self.factors)
+        first, *controls = np.atleast_2d(coefficients)
+        self.set[slot] = float(first @ self.factors * np.prod([row.sum() for row in controls]))
         self.refits += 1
 
     def synchronize(self, slot: int) -> None:

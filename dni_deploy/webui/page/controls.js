@@ -1,4 +1,4 @@
-// The controls of alpha: a slider for two members; the path through three or more, and beside it a plane for three or four, or a slider
+// The controls of alpha, and of what the network takes beside the image. Of alpha: a slider for two members; the path through three or more, and beside it a plane for three or four, or a slider
 // for each member.
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -160,5 +160,24 @@ function makePad(place, { members, plane }, send) {
       point = [0, 1].map(axis => names.reduce((sum, name) => sum + plane[name][axis] * shares[members.indexOf(name)], 0));
       draw();
     },
+  };
+}
+
+// A slider for each number that the network takes beside the image.
+export function buildNetworkControls(place, controls, send) {
+  place.hidden = controls.length === 0;
+  place.replaceChildren(place.firstElementChild);
+  const rows = Object.fromEntries(controls.map(({ name, low, high }, index) => {
+    const input = createElement("input", { type: "range", id: `network-${index}`, min: low, max: high, step: (high - low) / 200 });
+    const number = createElement("span", { ariaHidden: "true" });
+    place.append(createElement("div", { className: "member" }, createElement("label", { htmlFor: input.id, textContent: name }), number, input));
+    const showValue = value => { number.textContent = Number(value.toPrecision(3)); input.setAttribute("aria-valuetext", `${name} ${number.textContent}`); };
+    input.addEventListener("input", event => { showValue(input.valueAsNumber); send({ control: { name, value: input.valueAsNumber } }, event.timeStamp); });
+    return [name, { input, showValue }];
+  }));
+  return {
+    show(values) {
+      for (const [name, value] of Object.entries(values)) { rows[name].input.value = value; rows[name].showValue(value); }
+    }
   };
 }

@@ -1,5 +1,5 @@
 // Asks the server for frames, two at a time, draws them, and sends it what the user does. Nothing is loaded from elsewhere.
-import { build, sharesText } from "./controls.js";
+import { build, buildNetworkControls, sharesText } from "./controls.js";
 
 const byId = id => document.getElementById(id);
 const query = new URLSearchParams(location.search), token = query.get("token");
@@ -47,10 +47,12 @@ function handleHello(facts) {
   state.asked = 0;
   sent.clear();
   showProblem("");
-  const same = state.facts && JSON.stringify(state.facts.members) === JSON.stringify(facts.members);
+  const shape = ({ members, controls }) => JSON.stringify([members, controls]);
+  const same = state.facts && shape(state.facts) === shape(facts);
   state.facts = facts;
   state.shares = facts.alpha;
   if (!same) state.controls = build(byId("controls"), facts, handleMove);
+  if (!same) state.networkControls = buildNetworkControls(byId("network-controls"), facts.controls, handleTurn);
   byId("title").textContent = document.title = facts.name;
   byId("lead").textContent = `${facts.members.join(", ")}: blended live`;
   byId("m-engine").textContent = facts.engine;
@@ -63,6 +65,7 @@ function handleHello(facts) {
 function showStatus(facts) {
   state.status = facts;
   byId("source").textContent = `Showing ${facts.source}.`;
+  if (performance.now() - (state.turning || -1e9) > 400) state.networkControls.show(facts.controls);
   byId("restore").hidden = facts.is_first_source;
   byId("restore").textContent = `Back to ${facts.first_source}`;
   byId("waiting").textContent = facts.problem || "Computing the first picture…";
@@ -145,6 +148,13 @@ function handleMove(message, moment) {
   sendAlpha(message, moment);
   clearTimeout(state.hush);
   state.hush = setTimeout(() => { state.controls.show(state.shares, true); announce(sharesText(state.facts.members, state.shares)); }, 700);
+}
+
+function handleTurn(message, moment) {
+  state.turning = performance.now();
+  sendAlpha(message, moment);
+  clearTimeout(state.settle);
+  state.settle = setTimeout(() => state.networkControls.show(state.status.controls), 700);
 }
 
 function sendAlpha(message, moment = performance.now()) {

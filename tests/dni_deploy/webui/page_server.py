@@ -10,9 +10,11 @@ import numpy as np
 
 from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.alpha.plane import ControlPlane
+from dni_deploy.blending.control_settings import ControlSettings
 from dni_deploy.control.address import LOOPBACK
 from dni_deploy.control.shared_alpha import SharedAlpha
 from dni_deploy.imaging.frames import Frame
+from dni_deploy.network_controls import Control
 from dni_deploy.session.session import Session
 from dni_deploy.signature import Signature
 from dni_deploy.webui.app import AppState
@@ -70,9 +72,11 @@ class MovingSource:
         self.closed += 1
 
 
-def make_session(members: tuple[str, ...], alpha: Any = None, scale: int = 1) -> Session:
+def make_session(members: tuple[str, ...], alpha: Any = None, scale: int = 1, controls: tuple[Control, ...] = ()) -> Session:
     first = Coefficients.one_hot(members[0], members) if alpha is None else Coefficients.parse(alpha, members)
-    return Session(Dimmer(FACTORS[: len(members)], scale), members, Signature(radius=0, scale=scale), first)
+    settings = ControlSettings.make_default(controls, ["factor", *(control.weight_name for control in controls)])
+    signature = Signature(radius=0, scale=scale, controls=controls)
+    return Session(Dimmer(FACTORS[: len(members)], scale), members, signature, first, controls=settings)
 
 
 class PageFixture(NamedTuple):
@@ -94,8 +98,9 @@ class PageFixture(NamedTuple):
 def open_renderer(count: int = 2, source: FrameSource | None = None, scale: int = 1, **options: Any) -> Iterator[Renderer]:
     """Yields a started renderer; everything is closed afterwards."""
     members = NAMES[:count]
-    with make_session(members, scale=scale) as live:
-        shared_alpha = SharedAlpha(members, live.alpha, slew=options.pop("slew", None))
+    controls = options.pop("controls", ())
+    with make_session(members, scale=scale, controls=controls) as live:
+        shared_alpha = SharedAlpha(members, live.alpha, slew=options.pop("slew", None), controls=controls)
         blend = PixelBlend(members, lambda member: make_session(members, {member: 1.0}, scale))
         renderer = Renderer(
             live, shared_alpha, source or StillImage(gray(), "a gray image", SIZE), pixel_blend=blend, **options

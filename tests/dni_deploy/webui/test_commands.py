@@ -19,6 +19,8 @@ def test_a_setting_is_a_command_for_what_is_shown() -> None:
         "--alpha", "psnr=0.1,gan=0.2,art=0.7", "--alpha-for", "norm:*=0.2",
     ]  # fmt: skip
     assert " run 'my sr.dni' in.png -o in-dni.png " in video.format_setting(alpha, shows_source=False)
+    controlled = CommandLines("sr.dni").format_setting(alpha, shows_source=True, controls={"sigma": 0.1})
+    assert controlled.endswith("art=0.7 --control sigma=0.1")
     assert " run sr.dni x.webp -o x-dni.png " in CommandLines("sr.dni", "x.webp").format_setting(alpha, shows_source=True)
 
 

@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("uvicorn", reason="the page's server needs the extra `serve`")
 
 from dni_deploy.alpha.timeline import AlphaTimeline
+from dni_deploy.network_controls import Control
 from tests.dni_deploy.webui.page_server import TOKEN, MovingSource, PageFixture, photograph, serve_page
 
 ASK = "document.getElementById('picture').dataset"
@@ -83,6 +84,21 @@ def test_the_slider_works_by_mouse_and_keyboard(browser: Any) -> None:
         live.shared_alpha.set_alpha({"bright": 0.25, "dark": 0.75}, "osc")  # another client changes it
         tab.wait_for_coefficients(0.25, 0.75)
         tab.until("document.getElementById('alpha').value === '0.25'")
+        tab.close()
+
+
+def test_a_control_of_the_network_moves_the_frame(browser: Any) -> None:
+    with serve_page(2, controls=(Control("gain", 0.0, 2.0, 1.0),)) as live:
+        tab = Tab(browser, live)
+        assert tab.page.evaluate("document.getElementById('network-controls').hidden") is False
+        before = tab.page.evaluate(MEAN)
+        slider = tab.page.get_by_label("gain")
+        slider.fill("0.5")
+        tab.until(f"Math.abs({MEAN} - {before} / 2) < 3")  # half as bright, within JPEG's rounding
+        assert live.shared_alpha.state.controls == {"gain": 0.5}
+        live.shared_alpha.set_controls({"gain": 1.0}, "OSC")
+        tab.until("document.getElementById('network-0').value === '1'")
+        tab.until(f"Math.abs({MEAN} - {before}) < 3")
         tab.close()
 
 
