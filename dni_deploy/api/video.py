@@ -41,7 +41,15 @@ from dni_deploy.spatial.video import SpatialVideoSettings
 from dni_deploy.utils.atomic_write import write_file_atomically
 from dni_deploy.utils.progress import OptionalProgress, report_progress
 from dni_deploy.video_io.encoder import EncoderOptions, OutputFormat, choose_output_format
-from dni_deploy.video_io.mux import JoinError, find_muxer, mux_segments, plan_output
+from dni_deploy.video_io.image_sequence import (
+    check_no_frame_exists,
+    find_frame_encoder,
+    fingerprint_frames,
+    is_image_sequence,
+    names_frames,
+    write_frames,
+)
+from dni_deploy.video_io.mux import FRAMES_MUXER, JoinError, find_muxer, mux_segments, plan_output
 from dni_deploy.video_io.output_notes import describe_output_format
 from dni_deploy.video_io.pipeline import make_completed_future
 from dni_deploy.video_io.reader import DroppedFrames
@@ -108,8 +116,9 @@ def video(
 
     Args:
         bundle_path: The bundle or its path.
-        source_path: The video.
-        output: The video to write: .mp4, .mov, .mkv, .webm, .avi, .ts, .mxf, .gif or another of MUXER_BY_SUFFIX.
+        source_path: The video; or a folder of pictures, or their names with a number, such as "in/%05d.png".
+        output: The video to write: .mp4, .mov, .mkv, .webm, .avi, .ts, .mxf, .gif or another of MUXER_BY_SUFFIX; or
+            pictures, "out/%05d.png", numbered as the frames of the video, from 0.
         alpha: An alpha, alpha over time as open_alpha_source reads it, or an AlphaSource; required unless there is an alpha
             map between two members.
         alpha_map: A gray image, or a video with a gray frame for each frame: each pixel gets an alpha between `alpha`
@@ -145,7 +154,11 @@ def video(
     log_path = None if alpha_log is None else Path(alpha_log)
     _check_outputs([video_path] if map_options is None else [video_path, Path(map_options.mask)], output_path, log_path, force)
     muxer = find_muxer(output_path)
-    encoder, options = (encoder or EncoderOptions()).for_muxer(muxer), options or SessionOptions()
+    encoder, options = encoder or EncoderOptions(), options or SessionOptions()
+    if muxer == FRAMES_MUXER:
+        encoder = encoder.with_default_codec(find_frame_encoder(output_path))
+    else:
+        encoder = encoder.for_muxer(muxer)
     input_options = input_options or InputOptions()
     source = open_video_file(video_path, input_options)
     bundle = Bundle.ensure_open(bundle_path)
@@ -169,7 +182,7 @@ def video(
     settings = TranscodeSettings(encoder, output_format, plan.has_global_header, input_options)
     with open_session(bundle, options, alpha=alphas.at(0.0, 0)) as session:
         description: dict[str, Any] = {
-            "film": fingerprint_file(video_path),
+            "film": fingerprint_frames(video_path) if is_image_sequence(video_path) else fingerprint_file(video_path),
             "bundle": bundle.digest,
             "alpha": _digest_alpha_source(alphas),
             "engine": [session.engine.name, options.precision],
@@ -207,8 +220,12 @@ def video(
                 logged = has_started_log(output_path)
                 job.mark_log_started()
                 _write_log(log_path, job, bundle, source.first_number, force or logged)
-            with write_file_atomically(output_path, force=force) as temporary:
-                mux_segments(temporary, plan, job.segments, source, encoder, output_format)
+            if plan.muxer == FRAMES_MUXER:
+                job.mark_log_started()  # so that the same command may go on where it is stopped between two pictures
+                write_frames(output_path, job.segments, source.first_number)
+            else:
+                with write_file_atomically(output_path, force=force) as temporary:
+                    mux_segments(temporary, plan, job.segments, source, encoder, output_format)
             job.remove()
         report = VideoReport(
             source=os.fspath(video_path),
@@ -250,9 +267,13 @@ def make_frame_function(
 def _check_outputs(input_paths: Sequence[Path], output_path: Path, log_path: Path | None, force: bool) -> None:
     if not output_path.parent.is_dir():
         raise UsageError(f"The folder {escape_name(output_path.parent)} does not exist. Nothing was written.")
+    if names_frames(output_path) and not force and not has_started_log(output_path):
+        check_no_frame_exists(output_path)
     for path in (output_path, log_path):
         if path is None:
             continue
+        if names_frames(path) and os.path.realpath(path.parent) in {os.path.realpath(film) for film in input_paths}:
+            raise UsageError(f"{escape_name(path.parent)} is the input, too; choose another folder. Nothing was written.")
         if os.path.realpath(path) in {os.path.realpath(film) for film in input_paths}:
             raise UsageError(f"{escape_name(path)} is the input, too; choose another output. Nothing was written.")
         if path.is_dir():

@@ -45,13 +45,17 @@ def _parse_streams(ctx: click.Context, param: click.Parameter, text: str | None)
     dni-deploy video sr.dni in.mp4 -o out.mp4 --alpha 0.2 --alpha-map matte.mp4 --alpha-map-to 0.9
     dni-deploy video sr.dni in.mp4 -o out.mp4 --alpha show.json --crf 20 --preset medium --alpha-log played.jsonl
     dni-deploy video sr.dni in.mp4 -o try.mp4 --alpha 0.35 --preview 2s@1:23
+    dni-deploy video sr.dni frames/ -o out.mp4 --alpha 0.35 --fps 24
+    dni-deploy video sr.dni in.mp4 -o frames/%05d.png --alpha 0.35
     dni-deploy video sr.dni in.mov -o out.mov --alpha 0.35 --codec prores_ks
     dni-deploy video sr.dni in.mp4 -o out.mp4 --alpha 0.35 --codec libx265 --pix-fmt yuv420p10le --encoder-option tune=grain
     """,
 )
 @options.bundle
 @click.argument("video", metavar="IN", type=options.PATH_TYPE)
-@options.output_option("The video to write: .mp4, .mov, .mkv, .webm, .avi, .ts, .mxf, .gif, .webp, ...")
+@options.output_option(
+    "The video to write: .mp4, .mov, .mkv, .webm, .avi, .ts, .mxf, .gif, .webp, ...; or pictures, out/%05d.png."
+)
 @click.option(
     "--alpha",
     metavar="ALPHA",
@@ -105,6 +109,7 @@ def _parse_streams(ctx: click.Context, param: click.Parameter, text: str | None)
 @click.option("--from", "start", metavar="TIME", help="Begin at this time, such as 1:23, 2.5s or 75f (a frame).")
 @click.option("--to", "end", metavar="TIME", help="Stop before this time.")
 @click.option("--preview", metavar="DURATION@TIME", help="Only this much from there on, such as 2s@1:23.")
+@click.option("--fps", metavar="RATE", help="Frames per second of pictures, such as 24 or 30000/1001.  [default: 25]")
 @click.option("--deinterlace", is_flag=True, help="Make whole frames of interlaced ones, as many as there were.")
 @click.option(
     "--segment",

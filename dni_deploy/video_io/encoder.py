@@ -43,6 +43,9 @@ DNXHR_PROFILES = {"yuv422p": "dnxhr_hq", "yuv422p10le": "dnxhr_hqx", "yuv444p10l
 HDR_MUXERS = ("mp4", "mov", "matroska", "webm")
 """The containers that have a place for HDR metadata."""
 
+MJPEG_QUALITY = str(2 * 118)
+"""FFmpeg's -q 2 for MJPEG, nearly the best; without it, a bit rate that suits video conferences is aimed at."""
+
 SVT_LOG_VARIABLE, SVT_LOG_ERRORS = "SVT_LOG", "1"
 """SVT-AV1 prints its settings on stderr unless this variable of the environment says otherwise."""
 
@@ -102,9 +105,11 @@ class EncoderOptions:
 
     def for_muxer(self, muxer: str) -> EncoderOptions:
         """Returns the options with the encoder that suits a container, where none was named."""
-        if self._for_any_codec is None:
-            return self
-        return replace(self._for_any_codec, codec=ENCODER_BY_MUXER.get(muxer, DEFAULT_ENCODER))
+        return self.with_default_codec(ENCODER_BY_MUXER.get(muxer, DEFAULT_ENCODER))
+
+    def with_default_codec(self, codec: str) -> EncoderOptions:
+        """Returns the options with this encoder, where none was named."""
+        return self if self._for_any_codec is None else replace(self._for_any_codec, codec=codec)
 
     def _chooses_rate(self) -> bool:
         return not {"b", "qp", "crf"}.isdisjoint(self.encoder_options)
@@ -426,6 +431,8 @@ def _make_options(settings: EncoderOptions, output_format: OutputFormat, given: 
     own = output_format.hdr.encoder_options(settings.codec) if output_format.hdr is not None else {}
     if settings.codec == "libx265":
         own["x265-params"] = ":".join(filter(None, ["log-level=none", own.get("x265-params", "")]))
+    elif settings.codec == "mjpeg" and not {"b", "global_quality", "qmin", "flags"} & given.keys():
+        own.update(flags="+qscale", global_quality=MJPEG_QUALITY)
     elif settings.codec == "dnxhd" and output_format.pixel_format in DNXHR_PROFILES:
         own["profile"] = DNXHR_PROFILES[output_format.pixel_format]
     elif has_separate_transparency(settings.codec, output_format.pixel_format):

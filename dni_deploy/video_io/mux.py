@@ -33,6 +33,7 @@ from dni_deploy.video_io.encoder import (
     choose_output_format,
     keeps_encoder_header,
 )
+from dni_deploy.video_io.image_sequence import find_frame_encoder, names_frames
 from dni_deploy.video_io.matroska import make_packet_with_transparency
 from dni_deploy.video_io.segments import EncodedPacket, Segment
 from dni_deploy.video_io.streams import (
@@ -49,17 +50,33 @@ from dni_deploy.video_io.timestamps import shift_packet
 from dni_deploy.video_io.video_file import VideoFile, describe_stream, open_container
 from dni_deploy.video_io.video_part import VideoPart
 
-
 MAX_ADVISED = 4
 """Number of containers that a message names."""
 
 
+FRAMES_MUXER = "image2"
+"""FFmpeg's name for pictures with numbers in their names."""
+
+
+def _plan_frames(path: Path, video_file: VideoFile) -> OutputPlan:
+    """Plans pictures, which hold no other streams."""
+    with open_container(video_file.path) as source:
+        notes = [
+            f"stream {index} ({describe_stream(source.streams[index])}) is left out: pictures have no place for it"
+            for index in video_file.copied_streams
+        ]
+    return OutputPlan(FRAMES_MUXER, False, (), Fraction(0), tuple(notes))
+
+
 def find_muxer(path: Path) -> str:
-    """Returns FFmpeg's muxer for the suffix of a path.
+    """Returns FFmpeg's muxer for the suffix of a path, or FRAMES_MUXER for a pattern of pictures.
 
     Raises:
         UsageError: The suffix is none of MUXER_BY_SUFFIX.
     """
+    if names_frames(path):
+        find_frame_encoder(path)
+        return FRAMES_MUXER
     try:
         return MUXER_BY_SUFFIX[path.suffix.lower()]
     except KeyError:
@@ -113,6 +130,8 @@ def plan_output(path: Path, video_file: VideoFile, settings: EncoderOptions, out
         UnavailableError: The encoder does not work here, or the container cannot be begun.
     """
     muxer = find_muxer(path)
+    if muxer == FRAMES_MUXER:
+        return _plan_frames(path, video_file)
     has_global_header = keeps_encoder_header(muxer)
     Encoder(settings, output_format, global_header=has_global_header)
     if not _can_hold_codec(muxer, settings, output_format):

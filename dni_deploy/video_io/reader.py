@@ -126,7 +126,7 @@ class VideoReader:
         converter = ColorConverter(self.video_file.color)
         to_rgb = converter.to_deepest_rgb if self.keeps_depth else converter.to_rgb
         index = 0
-        with open_container(self.video_file.path, self.options.hwaccel) as container:
+        with open_container(self.video_file.path, self.options.hwaccel, self.options.frame_rate) as container:
             stream = container.streams[self.video_file.stream_index]
             assert isinstance(stream, VideoStream)
             stream.thread_type = "AUTO"
