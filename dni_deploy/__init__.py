@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # what a type checker sees; importing the standard library's 
     from dni_deploy.api.sweep import sweep as sweep
     from dni_deploy.api.tune import tune as tune
     from dni_deploy.api.video import video as video
+    from dni_deploy.api.videos import videos as videos
     from dni_deploy.bundle.bundle import Bundle as Bundle
     from dni_deploy.checkpoints.checkpoint import Checkpoint as Checkpoint
     from dni_deploy.checkpoints.family import Family as Family
@@ -73,6 +74,7 @@ _NAMES_BY_MODULE = {
     "alpha.source": "open_alpha_source",
     "alpha.timeline": "AlphaSource AlphaTimeline",
     "api.build": "CalibrationOptions",
+    "api.videos": "videos",
     "bundle.bundle": "Bundle",
     "checkpoints.checkpoint": "Checkpoint",
     "checkpoints.family": "Family",
