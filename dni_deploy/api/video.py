@@ -44,7 +44,7 @@ from dni_deploy.video_io.encoder import EncoderOptions, OutputFormat, pad_size_t
 from dni_deploy.video_io.mux import JoinError, find_muxer, mux_segments, plan_output
 from dni_deploy.video_io.pipeline import make_completed_future
 from dni_deploy.video_io.reader import DroppedFrames
-from dni_deploy.video_io.resume import VideoJob, fingerprint_file, has_started_log, open_job
+from dni_deploy.video_io.resume import VideoJob, fingerprint_file, has_started_log, open_job, remove_published_job
 from dni_deploy.video_io.transcode import FrameFunction, JobFolderError, TranscodeSettings, transcode_segments
 from dni_deploy.video_io.video_file import InputOptions, VideoFile, open_video_file
 
@@ -207,6 +207,7 @@ def video(
                 _write_log(log_path, job, bundle, force or logged)
             with write_file_atomically(output_path, force=force) as temporary:
                 mux_segments(temporary, plan, job.segments, source, encoder, output_format)
+                job.mark_published(temporary)
             job.remove()
         report = VideoReport(
             source=os.fspath(video_path),
@@ -256,6 +257,7 @@ def _check_outputs(input_paths: Sequence[Path], output_path: Path, log_path: Pat
         if path.is_dir():
             raise UsageError(f"{escape_name(path)} is a folder; name a file. Nothing was written.")
         if os.path.lexists(path) and not force and not (path is log_path and has_started_log(output_path)):
+            remove_published_job(output_path)
             raise UsageError(f"{escape_name(path)} exists; give --force to replace it. Nothing was written.")
     if log_path is not None and os.path.realpath(log_path) == os.path.realpath(output_path):
         raise UsageError(f"{escape_name(log_path)} cannot be the film and its alpha log. Nothing was written.")
