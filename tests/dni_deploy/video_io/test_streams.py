@@ -213,14 +213,18 @@ def test_opus_in_mov_is_refused_by_name(tmp_path: Path, make: Make) -> None:
 
 def test_a_muxer_that_refuses_only_at_its_end_is_known_before_the_work(tmp_path: Path, make: Make, engine: Dimmer) -> None:
     """FFmpeg 8 writes PCM of unknown channels into MP4 until it closes the file."""
-    source = Clip(audio="pcm_s16le", frames=3).write(tmp_path / "in.mkv")
+    source, output = Clip(audio="pcm_s16le", frames=3).write(tmp_path / "in.mkv"), tmp_path / "out.mp4"
+    message = ""
     try:
-        make(source, tmp_path / "out.mp4")
+        make(source, output)
     except UsageError as error:
-        assert "cannot hold stream 1" in str(error)
-        assert "(audio, pcm_s16le): Invalid argument. Leave it out with --drop 1, or name" in str(error)
+        message = str(error)
+    if message:  # another FFmpeg may take it
+        assert "cannot hold stream 1" in message
+        assert "(audio, pcm_s16le): Invalid argument. Leave it out with --drop 1, or name" in message
         assert engine.refits == 0
-    assert not job_folder_path(tmp_path / "out.mp4").exists()
+    assert output.exists() == (not message)
+    assert not job_folder_path(output).exists()
 
 
 def test_a_cover_image_is_kept(tmp_path: Path, make: Make) -> None:
