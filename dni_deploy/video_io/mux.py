@@ -18,7 +18,7 @@ import av
 import numpy as np
 from av.container import InputContainer, OutputContainer
 from av.packet import Packet
-from av.stream import Stream
+from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 from dni_deploy.errors import InputError, LimitError, UnavailableError, UsageError, escape_name
@@ -326,12 +326,14 @@ def _format_stream_error(
     """Says which stream does not fit, how to leave it out, and which containers take all streams, by trying them."""
     source = stream.container
     assert isinstance(source, InputContainer)
+    streams = [source.streams[index] for index in video_file.copied_streams]
+    needed = [one for one in streams if one.type != "attachment" and not one.disposition & Disposition.attached_pic]
     suffixes = [
         suffix
         for suffix, other in MUXER_BY_SUFFIX.items()
         if other != muxer
         and _can_hold_codec(other, settings, output_format)
-        and all(plan_stream_copy(other, source.streams[index], None) is not None for index in video_file.copied_streams)
+        and all(plan_stream_copy(other, one, None) is not None for one in needed)
     ]
     containers = f", or name an output that ends in {' or '.join(suffixes)}" if suffixes else ""
     return (

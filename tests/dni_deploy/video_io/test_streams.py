@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dni_deploy.api import video as verb
 from dni_deploy.errors import InputError, UsageError
 from dni_deploy.video_io import mux
+from dni_deploy.video_io.reader import VideoReader
 from dni_deploy.video_io.resume import job_folder_path
 from dni_deploy.video_io.streams import CAN_COPY_PARAMETERS, rescale
 from tests.support.frame_session import Dimmer
@@ -317,6 +319,42 @@ def test_an_error_of_the_join_keeps_all_segments(
         assert len(list(job_folder_path(output).glob("*.segment"))) == 3
     assert make(source, tmp_path / "out.mp4", drop=("data",)).resumed_frames == 20
     assert output.read_bytes() == (tmp_path / "whole.mp4").read_bytes()
+
+
+def test_an_output_that_appeared_meanwhile_keeps_all_segments(
+    tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, output = Clip(audio=None).write(tmp_path / "in.mp4"), tmp_path / "out.mp4"
+    mux_segments = verb.mux_segments
+
+    def create(*args: Any) -> None:
+        mux_segments(*args)
+        output.write_bytes(b"another")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(verb, "mux_segments", create)
+        with pytest.raises(UsageError, match="was created by another process meanwhile"):
+            make(source, output)
+    assert output.read_bytes() == b"another"
+    assert make(source, output, force=True).resumed_frames == 20
+
+
+def test_an_error_of_the_source_keeps_finished_segments(tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk of the source went away: the same command continues when it is back."""
+    source, output = Clip(audio=None).write(tmp_path / "in.mp4"), tmp_path / "out.mp4"
+    fix_timestamp, count = VideoReader._fix_timestamp, [0]
+
+    def fail(reader: VideoReader, frame: Any) -> int:
+        count[0] += 1
+        if count[0] == 18:
+            raise InputError("The disk is gone.")
+        return fix_timestamp(reader, frame)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VideoReader, "_fix_timestamp", fail)
+        with pytest.raises(InputError, match="The disk is gone"):
+            make(source, output)
+    assert make(source, output).resumed_frames == 16
 
 
 def test_ticks_are_rounded_as_ffmpeg_does() -> None:
