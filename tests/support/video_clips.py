@@ -141,13 +141,19 @@ def write_display_matrix(path: Path, matrix: Sequence[float]) -> Path:
 
 
 def copy_packets(source: Path, target: Path, shift_s: Fraction = Fraction(0)) -> Path:
-    """Copies all packets into another container, with all times shifted."""
+    """Copies all packets and chapters into another container, with all times shifted."""
     with av.open(str(source)) as container, av.open(str(target), "w") as output:
         copies = {stream.index: output.add_stream_from_template(stream) for stream in container.streams}
-        for packet in container.demux():
-            if packet.dts is not None and packet.pts is not None:
-                packet.pts += round(shift_s / packet.time_base)
-                packet.dts += round(shift_s / packet.time_base)
+        chapters: Any = container.chapters()
+        for chapter in chapters:
+            ticks = round(shift_s / chapter["time_base"])
+            chapter.update(start=chapter["start"] + ticks, end=chapter["end"] + ticks)
+        output.set_chapters(chapters)
+        for packet in container.demux(*(stream for stream in container.streams if stream.type != "attachment")):
+            if packet.size:
+                ticks = round(shift_s / packet.time_base)
+                packet.pts = None if packet.pts is None else packet.pts + ticks
+                packet.dts = None if packet.dts is None else packet.dts + ticks
                 packet.stream = copies[packet.stream_index]
                 output.mux(packet)
     return target

@@ -79,6 +79,17 @@ def test_a_late_start_is_moved_to_zero(tmp_path: Path, make: Make, suffix: str) 
     assert max(abs((b - before[0]) - (a - after[0])) for b, a in zip(before, after, strict=True)) < Fraction(1, 900)
 
 
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_subtitles_and_chapters_move_with_the_start(tmp_path: Path, make: Make, suffix: str) -> None:
+    bare = with_subtitles(Clip(audio=None).write(tmp_path / "bare.mkv"), tmp_path / "in.mkv")
+    report = make(copy_packets(bare, tmp_path / "late.mkv", Fraction(5)), tmp_path / f"out{suffix}")
+    assert "the video begins at 5.000 s: moved to 0 s, with all streams alike" in report.notes
+    assert read_texts(tmp_path / f"out{suffix}") == [(0.1, 0.2, b"first"), (0.4, 0.3, b"second")]
+    with av.open(str(tmp_path / f"out{suffix}")) as container:
+        (chapter,) = container.chapters()
+        assert [time * chapter["time_base"] for time in (chapter["start"], chapter["end"])] == [0, Fraction(2, 5)]
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 def test_what_an_edit_list_cuts_away_stays_away(tmp_path: Path, make: Make, suffix: str) -> None:
     """As after `ffmpeg -ss 1 -i ... -c copy`: packets from before the beginning are there and not to be shown."""
