@@ -19,7 +19,7 @@ from dni_deploy.video_io.reader import VideoReader
 from dni_deploy.video_io.resume import job_folder_path
 from dni_deploy.video_io.streams import CAN_COPY_PARAMETERS, rescale
 from tests.support.frame_session import Dimmer
-from tests.support.video_clips import Clip, copy_packets, make_frame, see, sound, with_subtitles
+from tests.support.video_clips import Clip, copy_packets, make_frame, see, sound, with_subtitles, write_edit_list
 from tests.support.video_command import Make
 
 
@@ -107,6 +107,23 @@ def test_what_an_edit_list_cuts_away_stays_away(tmp_path: Path, make: Make, suff
     else:
         assert start == 0
         assert not report.notes
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_several_edits_keep_what_they_show(tmp_path: Path, make: Make, suffix: str) -> None:
+    """The sound between two parts is in the file, and marked as not to be shown."""
+    plain = Clip(frames=50).write(tmp_path / "in.mp4")
+    source = write_edit_list(plain, tmp_path / "cut.mp4", [(0, 0.4), (1.2, 1.6)])
+    output = tmp_path / f"out{suffix}"
+    report = make(source, output)
+    assert report.frames == 20
+    assert any(f"packets that its edit list cuts away are left out of the {suffix} file" in note for note in report.notes)
+    sounds, start = read_packets(output, "audio"), see(output).times[0]
+    times = {data: time for time, data in read_packets(plain, "audio")}
+    assert len(sounds) == pytest.approx(0.8 * 48000 / 1024, abs=2)
+    for time, data in sounds:
+        begins = times[data] if time - start < 0.4 else times[data] - Fraction(8, 10)
+        assert abs(time - start - begins) < Fraction(1, 40)  # FFmpeg begins a later part with a whole packet
 
 
 def test_text_subtitles_are_converted(tmp_path: Path, make: Make) -> None:
