@@ -122,7 +122,7 @@ def test_several_edits_keep_what_they_show(tmp_path: Path, make: Make, suffix: s
     times = {data: time for time, data in read_packets(plain, "audio")}
     assert len(sounds) == pytest.approx(0.8 * 48000 / 1024, abs=2)
     for time, data in sounds:
-        begins = times[data] if time - start < 0.4 else times[data] - Fraction(8, 10)
+        begins = times[data] if time - start < Fraction(4, 10) else times[data] - Fraction(8, 10)
         assert abs(time - start - begins) < Fraction(1, 40)  # FFmpeg begins a later part with a whole packet
 
 
