@@ -43,6 +43,8 @@ PLAYLIST_SIGNATURES = (
 )
 """How files begin that name other files."""
 
+UNKNOWN_ORIENTATION_NOTE = "its display matrix is neither a turn by a multiple of 90 degrees nor a mirror image: not applied"
+
 PROBED_FRAMES = 25
 """Number of frames at the beginning, one of which must be marked as interlaced for the marks to be trusted."""
 
@@ -344,7 +346,7 @@ def _describe_conversions(frame: VideoFrame, color: ColorSpec, orientation: Orie
     if not name.startswith(("yuv420", "yuvj420", "nv12", "p010", "gray", "yuva420")):
         yield f"{name} becomes 4:2:0"
     if orientation is None:
-        yield "its display matrix is neither a turn by a multiple of 90 degrees nor a mirror image: not applied"
+        yield UNKNOWN_ORIENTATION_NOTE
     elif orientation:
         yield f"{orientation}: the frames are written upright"
 
