@@ -64,6 +64,7 @@ if TYPE_CHECKING:  # what a type checker sees; importing the standard library's 
     from dni_deploy.spatial.alpha_map import AlphaMapOptions as AlphaMapOptions
     from dni_deploy.spatial.render import render_map as render_map
     from dni_deploy.video_io.encoder import EncoderOptions as EncoderOptions
+    from dni_deploy.video_io.video_file import InputOptions as InputOptions
 
 _NAMES_BY_MODULE = {
     "alpha.coefficients": "Coefficients",
@@ -88,6 +89,7 @@ _NAMES_BY_MODULE = {
     "spatial.alpha_map": "AlphaMap AlphaMapOptions",
     "spatial.render": "render_map",
     "video_io.encoder": "EncoderOptions",
+    "video_io.video_file": "InputOptions",
 }
 _COMMAND_FUNCTIONS = (
     "bench build check demo doctor export filter inspect calibrate refit run serve slider sweep tune video"  # one per command

@@ -22,12 +22,8 @@ from dni_deploy.alpha.log import AlphaLog
 from dni_deploy.alpha.timeline import AlphaSource
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import (
-    EngineError,
     InputError,
-    LimitError,
-    MismatchError,
     PartialResultError,
-    UnavailableError,
     UsageError,
     escape_name,
 )
@@ -49,12 +45,12 @@ from dni_deploy.video_io.image_sequence import (
     names_frames,
     write_frames,
 )
-from dni_deploy.video_io.mux import FRAMES_MUXER, JoinError, find_muxer, mux_segments, plan_output
+from dni_deploy.video_io.mux import FRAMES_MUXER, find_muxer, mux_segments, plan_output
 from dni_deploy.video_io.output_notes import describe_output_format
 from dni_deploy.video_io.pipeline import make_completed_future
-from dni_deploy.video_io.reader import DroppedFrames
-from dni_deploy.video_io.resume import VideoJob, fingerprint_file, has_started_log, open_job
-from dni_deploy.video_io.transcode import FrameFunction, JobFolderError, TranscodeSettings, transcode_segments
+from dni_deploy.video_io.reader import DroppedFrames, SizeChangeError
+from dni_deploy.video_io.resume import VideoJob, fingerprint_file, has_started_log, open_job, remove_published_job
+from dni_deploy.video_io.transcode import FrameFunction, TranscodeSettings, transcode_segments
 from dni_deploy.video_io.video_file import InputOptions, VideoFile, open_video_file
 
 LIVE_ALPHA_DIGEST = "live"
@@ -208,13 +204,11 @@ def video(
             if map_settings is None
             else map_settings.make_frame_function(session, tile, overlap)
         )
-        with (
-            open_job(output_path, description, segment_frames=encoder.segment_frames, fresh=fresh or live) as job,
-            _remove_job_on_failure(job),
-        ):
-            dropped_frames = transcode_segments(source, job, process_frame, settings, scale, progress)
-            if not job.segments:
-                raise InputError(f"{escape_name(video_path)} holds no frame that can be decoded. Nothing was written.")
+        with open_job(output_path, description, segment_frames=encoder.segment_frames, fresh=fresh or live) as job:
+            with _remove_useless_job(job):
+                dropped_frames = transcode_segments(source, job, process_frame, settings, scale, progress)
+                if not job.segments:
+                    raise InputError(f"{escape_name(video_path)} holds no frame that can be decoded. Nothing was written.")
             report_progress(progress, job.frames, job.frames, "joining the segments")
             if log_path is not None:
                 logged = has_started_log(output_path)
@@ -226,6 +220,7 @@ def video(
             else:
                 with write_file_atomically(output_path, force=force) as temporary:
                     mux_segments(temporary, plan, job.segments, source, encoder, output_format)
+                    job.mark_published(temporary)
             job.remove()
         report = VideoReport(
             source=os.fspath(video_path),
@@ -279,6 +274,7 @@ def _check_outputs(input_paths: Sequence[Path], output_path: Path, log_path: Pat
         if path.is_dir():
             raise UsageError(f"{escape_name(path)} is a folder; name a file. Nothing was written.")
         if os.path.lexists(path) and not force and not (path is log_path and has_started_log(output_path)):
+            remove_published_job(output_path)
             raise UsageError(f"{escape_name(path)} exists; give --force to replace it. Nothing was written.")
     if log_path is not None and os.path.realpath(log_path) == os.path.realpath(output_path):
         raise UsageError(f"{escape_name(log_path)} cannot be the film and its alpha log. Nothing was written.")
@@ -308,15 +304,11 @@ def _digest_alpha_source(alphas: AlphaSource) -> str:
 
 
 @contextmanager
-def _remove_job_on_failure(job: VideoJob) -> Iterator[None]:
-    """Remove the job where going on with it would fail again; what a stop, a full disk or a device broke off stays."""
+def _remove_useless_job(job: VideoJob) -> Iterator[None]:
+    """Removes a job that ends without a whole segment, or at a frame at which it would always end. Any other stays."""
     try:
         yield
-    except (LimitError, UnavailableError, EngineError, JobFolderError, JoinError, OSError):
-        if not job.segments:
-            job.remove()
-        raise
-    except (InputError, UsageError, MismatchError):
+    except SizeChangeError:
         job.remove()
         raise
     except BaseException:

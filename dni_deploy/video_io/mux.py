@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
+import numpy as np
 from av.container import InputContainer, OutputContainer
 from av.packet import Packet
-from av.stream import Stream
+from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 from dni_deploy.errors import InputError, LimitError, UnavailableError, UsageError, escape_name
@@ -159,38 +160,62 @@ def plan_output(path: Path, video_file: VideoFile, settings: EncoderOptions, out
 def _rehearse(
     path: Path, plan: OutputPlan, video_file: VideoFile, settings: EncoderOptions, output_format: OutputFormat
 ) -> list[str]:
-    """Muxes the copied streams to nowhere, and returns a note on each that has to be changed."""
-    with open_container(video_file.path) as source, _open_null_output(plan.muxer) as output:
-        add_video_stream(output, settings, output_format)
-        targets = _add_copied_streams(output, source, plan)
-        try:
+    """Puts the output together without its frames, to nowhere, and returns a note on each stream that has to be changed.
+
+    Raises:
+        UsageError: The container does not take a stream.
+        UnavailableError: It does not take them together, or not the video.
+    """
+
+    def mux_to_nowhere(copies: tuple[StreamCopy, ...]) -> list[str]:
+        with (
+            open_container(video_file.path) as source,
+            av.open(os.devnull, "w", format=plan.muxer) as output,
+        ):
+            video = add_video_stream(output, settings, output_format)
+            targets = _add_copied_streams(output, source, copies)
             output.start_encoding()
-        except (av.error.FFmpegError, ValueError) as error:
-            kinds = "; ".join(describe_stream(source.streams[index]) for index in targets) or "none"
-            raise UnavailableError(
-                f"A {plan.muxer} file could not be begun with {escape_name(settings.codec)} and the other streams of the video "
-                f"({kinds}): {escape_name(getattr(error, 'strerror', error))}. Try another container, or leave streams out (--drop)."
-            ) from error
-        copiers = _make_copiers(source, targets, plan)
-        for packet in demux_copied_packets(source, video_file, copiers):
-            _mux_packet(output, packet, copiers)
-        for copier in copiers.values():
-            if copier.refused_packets and not copier.muxed_packets:
-                raise UsageError(
-                    _format_stream_error(plan.muxer, video_file, copier.source, settings, output_format, copier.refusal)
-                )
-        return [note for copier in copiers.values() for note in _describe_repairs(path, copier)]
+            for packet in _encode_black_frame(settings, output_format, plan.has_global_header):
+                packet.stream = video
+                output.mux_one(packet)
+            copiers = _make_copiers(source, targets, plan.start)
+            for packet in demux_copied_packets(source, video_file, copiers):
+                _mux_packet(output, packet, copiers)
+            for copier in copiers.values():
+                if copier.refused_packets and not copier.muxed_packets:
+                    raise UsageError(
+                        _format_stream_error(plan.muxer, video_file, copier.source, settings, output_format, copier.refusal)
+                    )
+            output.close()  # some muxers look at their streams only now
+            return [note for copier in copiers.values() for note in _describe_repairs(path, copier)]
 
-
-@contextmanager
-def _open_null_output(muxer: str) -> Iterator[OutputContainer]:
-    """Opens a muxer that writes to nowhere. Its end may fail, since the video has no packets."""
-    output = av.open(os.devnull, "w", format=muxer)
     try:
-        yield output
-    finally:
-        with suppress(av.error.FFmpegError):
-            output.close()
+        return mux_to_nowhere(plan.copies)
+    except (av.error.FFmpegError, ValueError) as error:
+        if isinstance(error, UsageError):
+            raise
+        reason = escape_name(getattr(error, "strerror", error))
+    for copy in plan.copies:
+        try:
+            mux_to_nowhere((copy,))
+        except (av.error.FFmpegError, ValueError) as error:
+            with open_container(video_file.path) as source:
+                stream = source.streams[copy.index]
+                raise UsageError(
+                    _format_stream_error(plan.muxer, video_file, stream, settings, output_format, reason)
+                ) from error
+    raise UnavailableError(
+        f"A {plan.muxer} file could not be put together with {escape_name(settings.codec)} and the other streams of the video: "
+        f"{reason}. Try another container or --codec, or leave streams out (--drop). Nothing was written."
+    )
+
+
+def _encode_black_frame(
+    settings: EncoderOptions, output_format: OutputFormat, has_global_header: bool
+) -> Iterator[Packet[Any]]:
+    encoder = Encoder(settings, output_format, global_header=has_global_header)
+    yield from encoder.encode(np.zeros((output_format.height, output_format.width, 3), np.uint8), 0)
+    yield from encoder.flush()
 
 
 def mux_segments(
@@ -230,9 +255,9 @@ def mux_segments(
         video.disposition = source_video.disposition
         chapters = [_shift_chapter(chapter, plan.start, video_file.part) for chapter in source.chapters()]
         output.set_chapters([chapter for chapter in chapters if chapter["end"] > chapter["start"]])
-        targets = _add_copied_streams(output, source, plan)
+        targets = _add_copied_streams(output, source, plan.copies)
         output.start_encoding()
-        copiers = _make_copiers(source, targets, plan)
+        copiers = _make_copiers(source, targets, plan.start)
         start_ticks = round(plan.start / output_format.time_base)
         for timed in merge(
             _read_video_packets(segments, video, output_format, start_ticks),
@@ -242,14 +267,14 @@ def mux_segments(
             _mux_packet(output, timed.packet, copiers)
 
 
-def _add_copied_streams(output: OutputContainer, source: InputContainer, plan: OutputPlan) -> dict[int, Stream]:
+def _add_copied_streams(output: OutputContainer, source: InputContainer, copies: Sequence[StreamCopy]) -> dict[int, Stream]:
     """Adds the copied streams; returns those that have packets, by their index in the source."""
-    targets = {copy.index: add_copied_stream(output, source.streams[copy.index], copy) for copy in plan.copies}
+    targets = {copy.index: add_copied_stream(output, source.streams[copy.index], copy) for copy in copies}
     return {index: target for index, target in targets.items() if target.type != "attachment"}
 
 
-def _make_copiers(source: InputContainer, targets: dict[int, Stream], plan: OutputPlan) -> dict[int, StreamCopier]:
-    return {index: StreamCopier(source.streams[index], target, plan.start) for index, target in targets.items()}
+def _make_copiers(source: InputContainer, targets: dict[int, Stream], start: Fraction) -> dict[int, StreamCopier]:
+    return {index: StreamCopier(source.streams[index], target, start) for index, target in targets.items()}
 
 
 def _mux_packet(output: OutputContainer, packet: Packet[Any], copiers: dict[int, StreamCopier]) -> None:
@@ -349,12 +374,14 @@ def _format_stream_error(
     """Says which stream does not fit, how to leave it out, and which containers take all streams, by trying them."""
     source = stream.container
     assert isinstance(source, InputContainer)
+    streams = [source.streams[index] for index in video_file.copied_streams]
+    needed = [one for one in streams if one.type != "attachment" and not one.disposition & Disposition.attached_pic]
     suffixes = [
         suffix
         for suffix, other in MUXER_BY_SUFFIX.items()
         if other != muxer
         and _can_hold_codec(other, settings, output_format)
-        and all(plan_stream_copy(other, source.streams[index], None) is not None for index in video_file.copied_streams)
+        and all(plan_stream_copy(other, one, None) is not None for one in needed)
     ]
     containers = f", or name an output that ends in {' or '.join(suffixes[:MAX_ADVISED])}" if suffixes else ""
     return (

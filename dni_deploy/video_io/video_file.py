@@ -44,6 +44,8 @@ PLAYLIST_SIGNATURES = (
 )
 """How files begin that name other files."""
 
+UNKNOWN_ORIENTATION_NOTE = "its display matrix is neither a turn by a multiple of 90 degrees nor a mirror image: not applied"
+
 PROBED_FRAMES = 25
 """Number of frames at the beginning, one of which must be marked as interlaced for the marks to be trusted."""
 
@@ -412,7 +414,7 @@ def _describe_conversions(
     for kind in list_dynamic_metadata(frame):
         yield f"{kind} metadata of single frames is left out"
     if orientation is None:
-        yield "its display matrix is neither a turn by a multiple of 90 degrees nor a mirror image: not applied"
+        yield UNKNOWN_ORIENTATION_NOTE
     elif orientation:
         yield f"{orientation}: the frames are written upright"
 
