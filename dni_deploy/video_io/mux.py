@@ -51,8 +51,8 @@ from dni_deploy.video_io.timestamps import shift_packet
 from dni_deploy.video_io.video_file import VideoFile, describe_stream, open_container
 from dni_deploy.video_io.video_part import VideoPart
 
-MAX_ADVISED = 4
-"""Number of containers that a message names."""
+ADVISED_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm")
+"""The containers that a message may name: those of old and of broadcast claim more than players make of them."""
 
 
 FRAMES_MUXER = "image2"
@@ -349,8 +349,8 @@ def _can_hold_codec(muxer: str, settings: EncoderOptions, output_format: OutputF
 
 def _format_codec_error(muxer: str, video_file: VideoFile, settings: EncoderOptions, output_format: OutputFormat) -> str:
     """Says which containers hold what an encoder makes, and which encoders this container has."""
-    suffixes = [suffix for suffix, other in MUXER_BY_SUFFIX.items() if _can_hold_codec(other, settings, output_format)]
-    advice = [f"choose {' or '.join(suffixes[:MAX_ADVISED])}"] if suffixes else []
+    suffixes = [suffix for suffix in ADVISED_SUFFIXES if _can_hold_codec(MUXER_BY_SUFFIX[suffix], settings, output_format)]
+    advice = [f"choose {' or '.join(suffixes)}"] if suffixes else []
     for codec in COMMON_ENCODERS:
         with suppress(UsageError, UnavailableError):
             other = EncoderOptions(codec=codec)
@@ -378,12 +378,12 @@ def _format_stream_error(
     needed = [one for one in streams if one.type != "attachment" and not one.disposition & Disposition.attached_pic]
     suffixes = [
         suffix
-        for suffix, other in MUXER_BY_SUFFIX.items()
+        for suffix, other in ((suffix, MUXER_BY_SUFFIX[suffix]) for suffix in ADVISED_SUFFIXES)
         if other != muxer
         and _can_hold_codec(other, settings, output_format)
         and all(plan_stream_copy(other, one, None) is not None for one in needed)
     ]
-    containers = f", or name an output that ends in {' or '.join(suffixes[:MAX_ADVISED])}" if suffixes else ""
+    containers = f", or name an output that ends in {' or '.join(suffixes)}" if suffixes else ""
     return (
         f"A {muxer} file cannot hold stream {stream.index} of {escape_name(video_file.path)} ({describe_stream(stream)})"
         f"{f': {escape_name(reason)}' if reason else ''}. Leave it out with --drop {stream.index}{containers}. Nothing was written."
