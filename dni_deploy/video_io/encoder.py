@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from dni_deploy.errors import UnavailableError, UsageError, escape_name
 from dni_deploy.imaging.frames import AnyFrame
 from dni_deploy.video_io.color import ColorConverter, ColorSpec, is_gray
+from dni_deploy.video_io.containers import CONSTANT_RATE_MUXERS, DEFAULT_ENCODER, ENCODER_BY_MUXER
 from dni_deploy.video_io.decoder import has_separate_transparency
 from dni_deploy.video_io.hdr import HdrMetadata
 from dni_deploy.video_io.matroska import open_hdr_template
@@ -40,6 +42,9 @@ DNXHR_PROFILES = {"yuv422p": "dnxhr_hq", "yuv422p10le": "dnxhr_hqx", "yuv444p10l
 
 HDR_MUXERS = ("mp4", "mov", "matroska", "webm")
 """The containers that have a place for HDR metadata."""
+
+MJPEG_QUALITY = str(2 * 118)
+"""FFmpeg's -q 2 for MJPEG, nearly the best; without it, a bit rate that suits video conferences is aimed at."""
 
 SVT_LOG_VARIABLE, SVT_LOG_ERRORS = "SVT_LOG", "1"
 """SVT-AV1 prints its settings on stderr unless this variable of the environment says otherwise."""
@@ -63,7 +68,7 @@ class EncoderOptions:
     """How video is encoded.
 
     Attributes:
-        codec: An encoder or codec by FFmpeg's name; becomes the encoder's own.
+        codec: An encoder or codec by FFmpeg's name; becomes the encoder's own. "": libx264, or what suits the container.
         crf: Its quality, lower is better; None: 18 for libx264 and libx265, and not given to other encoders.
         preset: Its speed; None: "veryfast" for libx264 and libx265, and not given to other encoders.
         pixel_format: The pixel format by FFmpeg's name; None: the nearest to the source's that the encoder has.
@@ -75,30 +80,42 @@ class EncoderOptions:
         UsageError: There is no such encoder here, it has no such option or pixel format, or a segment has no frame.
     """
 
-    codec: str = "libx264"
+    codec: str = ""
     crf: int | None = None
     preset: str | None = None
     pixel_format: str | None = None
     encoder_options: Mapping[str, str] = field(default_factory=dict)
     segment_frames: int = DEFAULT_SEGMENT_FRAMES
+    _for_any_codec: EncoderOptions | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.segment_frames < 1:
             raise UsageError(f"A segment has at least 1 frame; got {self.segment_frames}.")
-        codec = _find_encoder(self.codec)
+        if not self.codec:  # what was given for it is checked when the container is known
+            object.__setattr__(self, "_for_any_codec", copy(self))
+        codec = _find_encoder(self.codec or DEFAULT_ENCODER)
         object.__setattr__(self, "codec", codec.name)
-        if self.pixel_format is not None:
-            check_pixel_format(codec, self.pixel_format)
-        self._check_option_names()
+        if self._for_any_codec is None:
+            if self.pixel_format is not None:
+                check_pixel_format(codec, self.pixel_format)
+            self._check_option_names()
         if self.codec in ("libx264", "libx265"):
             object.__setattr__(self, "crf", 18 if self.crf is None and not self._chooses_rate() else self.crf)
             object.__setattr__(self, "preset", self.preset or self.encoder_options.get("preset", "veryfast"))
+
+    def for_muxer(self, muxer: str) -> EncoderOptions:
+        """Returns the options with the encoder that suits a container, where none was named."""
+        return self.with_default_codec(ENCODER_BY_MUXER.get(muxer, DEFAULT_ENCODER))
+
+    def with_default_codec(self, codec: str) -> EncoderOptions:
+        """Returns the options with this encoder, where none was named."""
+        return self if self._for_any_codec is None else replace(self._for_any_codec, codec=codec)
 
     def _chooses_rate(self) -> bool:
         return not {"b", "qp", "crf"}.isdisjoint(self.encoder_options)
 
     def _check_option_names(self) -> None:
-        names = self._list_option_names()
+        names = self.option_names
         unknown = [name for name in self.encoder_options if name not in names and name != "tag"]
         if unknown:
             private = ", ".join(sorted(option.name for option in self._create_context().supported_options.private))
@@ -122,12 +139,14 @@ class EncoderOptions:
         assert isinstance(context, VideoCodecContext)
         return context
 
-    def _list_option_names(self) -> set[str]:
+    @property
+    def option_names(self) -> set[str]:
+        """The names of all options that the encoder has."""
         supported = self._create_context().supported_options
         return {option.name for option in (*supported.generic, *supported.private)}
 
     def _quality_option(self) -> str | None:
-        names = self._list_option_names()
+        names = self.option_names
         return next((name for name in QUALITY_OPTIONS if name in names), None)
 
     @property
@@ -174,6 +193,7 @@ class OutputFormat:
         pixel_format: The pixel format, by FFmpeg's name.
         closed_gop: Whether the encoder is asked that no group of pictures refers to another one.
         counts_frames: Whether the encoder counts frames instead of ticks, where it takes no ticks as fine as the source's.
+        reorders: Whether frames may be encoded in another order than they are shown in.
         hdr: HDR metadata for the encoder's and the container's headers, or None.
     """
 
@@ -186,6 +206,7 @@ class OutputFormat:
     pixel_format: str = DEFAULT_FORMAT
     closed_gop: bool = True
     counts_frames: bool = False
+    reorders: bool = True
     hdr: HdrMetadata | None = None
 
     @classmethod
@@ -227,7 +248,7 @@ class OutputFormat:
         self.color.tag(context)
 
 
-def choose_output_format(settings: EncoderOptions, video_file: VideoFile, scale: int, *, global_header: bool) -> OutputFormat:
+def choose_output_format(settings: EncoderOptions, video_file: VideoFile, scale: int, muxer: str) -> OutputFormat:
     """Finds the format of the output by opening the encoder.
 
     The pixel format is the one that was asked for, or the nearest to the source's with which the encoder opens.
@@ -236,7 +257,7 @@ def choose_output_format(settings: EncoderOptions, video_file: VideoFile, scale:
         settings: The encoder and its options.
         video_file: The source.
         scale: The output is that many times as wide and high.
-        global_header: The container keeps the encoder's header.
+        muxer: FFmpeg's muxer.
 
     Raises:
         UsageError: The encoder does not take an option, by name.
@@ -245,7 +266,9 @@ def choose_output_format(settings: EncoderOptions, video_file: VideoFile, scale:
     codec = av.Codec(settings.codec, "w")
     names = [settings.pixel_format] if settings.pixel_format else rank_pixel_formats(codec, video_file.pixel_format)
     error: Exception | None = None
-    for output_format in _list_output_formats(settings, video_file, scale, names):
+    global_header, reorders = keeps_encoder_header(muxer), muxer not in CONSTANT_RATE_MUXERS
+    formats = [replace(output_format, reorders=reorders) for output_format in _list_output_formats(video_file, scale, names)]
+    for output_format in formats:
         try:
             _open_encoder(settings, output_format, global_header)
         except (av.error.FFmpegError, ValueError, OverflowError) as failure:
@@ -255,12 +278,10 @@ def choose_output_format(settings: EncoderOptions, video_file: VideoFile, scale:
         else:
             return output_format
     assert error is not None
-    raise _explain_refusal(settings, list(_list_output_formats(settings, video_file, scale, names)), error) from error
+    raise _explain_refusal(settings, formats, error) from error
 
 
-def _list_output_formats(
-    settings: EncoderOptions, video_file: VideoFile, scale: int, pixel_formats: Iterable[str]
-) -> Iterator[OutputFormat]:
+def _list_output_formats(video_file: VideoFile, scale: int, pixel_formats: Iterable[str]) -> Iterator[OutputFormat]:
     """Lists what is tried, the nearest to the source first."""
     for name in pixel_formats:
         plain = OutputFormat.from_video_file(video_file, scale, name)
@@ -311,7 +332,8 @@ def add_video_stream(output: OutputContainer, settings: EncoderOptions, output_f
     tag = settings.encoder_options.get("tag") or choose_tag(stream.codec_context.codec, output.format.name)
     if tag is not None:
         stream.codec_context.codec_tag = tag
-    stream.time_base = output_format.time_base
+    is_constant = output.format.name in CONSTANT_RATE_MUXERS
+    stream.time_base = 1 / output_format.frame_rate if is_constant else output_format.time_base
     return stream
 
 
@@ -409,12 +431,16 @@ def _make_options(settings: EncoderOptions, output_format: OutputFormat, given: 
     own = output_format.hdr.encoder_options(settings.codec) if output_format.hdr is not None else {}
     if settings.codec == "libx265":
         own["x265-params"] = ":".join(filter(None, ["log-level=none", own.get("x265-params", "")]))
+    elif settings.codec == "mjpeg" and not {"b", "global_quality", "qmin", "flags"} & given.keys():
+        own.update(flags="+qscale", global_quality=MJPEG_QUALITY)
     elif settings.codec == "dnxhd" and output_format.pixel_format in DNXHR_PROFILES:
         own["profile"] = DNXHR_PROFILES[output_format.pixel_format]
     elif has_separate_transparency(settings.codec, output_format.pixel_format):
         own["auto-alt-ref"] = "0"  # libvpx has no transparency together with frames that are not shown
     elif settings.codec == "libsvtav1":
         os.environ.setdefault(SVT_LOG_VARIABLE, SVT_LOG_ERRORS)
+    if not output_format.reorders and "bf" in settings.option_names:
+        own["bf"] = "0"
     if av.Codec(settings.codec, "w").experimental:
         own["strict"] = "experimental"
     joined = {name: f"{own[name]}:{value}" for name, value in given.items() if name.endswith("-params") and name in own}

@@ -25,7 +25,7 @@ def describe_output_format(source: VideoFile, scale: int, target: OutputFormat) 
         written = f"{describe_pixel_format(source.pixel_format)} is written as {describe_pixel_format(target.pixel_format)}"
         yield f"{written}: {' and '.join(lost)} left out"
     elif target.pixel_format != DEFAULT_FORMAT and target.pixel_format != source.pixel_format:
-        yield f"written as {target.pixel_format} ({describe_pixel_format(target.pixel_format)})"
+        yield f"written as {target.pixel_format} ({describe_pixel_format(target.pixel_format)}); all players show --pix-fmt yuv420p"
     if target.color.transfer in TRANSFER_NAMES and component_bits(after) == 8:
         yield f"{TRANSFER_NAMES[target.color.transfer]} in 8 bits shows bands; --codec libx265 keeps 10"
     if target.color.is_full_range != source.color.is_full_range and not is_gray(after):

@@ -38,6 +38,10 @@ MAX_CONSECUTIVE_READ_ERRORS = 1000
 """Number of packets in a row that cannot be read after which the rest of the file is given up."""
 
 
+class SizeChangeError(InputError):
+    """The frames change their size. Whoever reads the video again comes to the same place."""
+
+
 class DecodedFrame(NamedTuple):
     """One frame.
 
@@ -120,13 +124,14 @@ class VideoReader:
         """Gives every good frame. Damage is counted, not raised.
 
         Raises:
-            InputError: A frame has another size, or the file cannot be opened.
+            SizeChangeError: A frame has another size.
+            InputError: The file cannot be opened.
             LimitError: There is not enough memory.
         """
         converter = ColorConverter(self.video_file.color)
         to_rgb = converter.to_deepest_rgb if self.keeps_depth else converter.to_rgb
         index = 0
-        with open_container(self.video_file.path, self.options.hwaccel) as container:
+        with open_container(self.video_file.path, self.options.hwaccel, self.options.frame_rate) as container:
             stream = container.streams[self.video_file.stream_index]
             assert isinstance(stream, VideoStream)
             stream.thread_type = "AUTO"
@@ -164,7 +169,7 @@ class VideoReader:
             deinterlacer = Deinterlacer(self.video_file.time_base, only_marked=self.video_file.is_interlaced)
         for index, frame in enumerate(self._read_good_frames(container, stream)):
             if (frame.width, frame.height) != self.video_file.coded_size:
-                raise InputError(self._format_size_change(frame, index))
+                raise SizeChangeError(self._format_size_change(frame, index))
             pts = self._fix_timestamp(frame)
             self._count_fields(frame, stream)
             if deinterlacer is None:

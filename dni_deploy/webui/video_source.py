@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import itertools
+import logging
 import os
 import queue
 import threading
@@ -25,6 +26,8 @@ from dni_deploy.imaging.orientation import Orientation
 from dni_deploy.video_io.color import ColorConverter, ColorSpec
 from dni_deploy.video_io.video_file import open_container, open_video_file
 from dni_deploy.webui.frame_source import SourceFrame, VideoPosition, compute_fitted_size
+
+log = logging.getLogger(__name__)
 
 MAX_DECODED_FRAMES = 4
 """Number of decoded frames that wait; the decoder is never farther ahead."""
@@ -83,6 +86,8 @@ class LoopedVideo:
         """
         self.name, self._deletes_file = name or escape_name(Path(path).name, 60), deletes_file
         self._video_file, self._max_size = open_video_file(Path(path)), max_size
+        for note in self._video_file.notes:
+            log.info("%s: %s", self.name, note)
         self._stopping = threading.Event()
         self._decoded_frames: queue.Queue[_TimedFrame] = queue.Queue(MAX_DECODED_FRAMES)
         self._frame_iterator = self._loop_frames()

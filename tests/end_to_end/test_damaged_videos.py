@@ -56,7 +56,7 @@ def test_files_that_are_no_films(tmp_path: Path, make: Make) -> None:
     refused(make, tmp_path / "empty.mp4", InputError, "is empty")
     refused(make, tmp_path / "gone.mp4", InputError, "does not exist")
     (tmp_path / "folder").mkdir()
-    refused(make, tmp_path / "folder", InputError, "is not a file")
+    refused(make, tmp_path / "folder", InputError, "holds no frames")
 
 
 def test_no_video_and_no_frames(tmp_path: Path, make: Make) -> None:
@@ -166,7 +166,7 @@ def test_the_size_of_a_bare_stream_changes(tmp_path: Path, make: Make) -> None:
 def test_what_cannot_be_written_is_told_before_the_work(tmp_path: Path, make: Make, engine: Dimmer) -> None:
     source = Clip(frames=3).write(tmp_path / "in.mp4")
     refused(make, source, UsageError, "cannot hold stream 1 .*audio, aac.*mkv", "out.webm", codec="libvpx-vp9", preset=None)
-    refused(make, source, UsageError, "does not end in one of", "out.avi")
+    refused(make, source, UsageError, "does not end in one of", "out.xyz")
     refused(make, source, UsageError, "is the input, too", "in.mp4")
     refused(make, source, UsageError, "no encoder 'nope'", codec="nope")
     refused(make, source, UsageError, "encodes audio", codec="aac")

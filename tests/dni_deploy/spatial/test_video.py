@@ -93,6 +93,9 @@ def test_a_mirrored_map_video_is_read_mirrored(tmp_path: Path, clip: Path) -> No
     alpha_map = AlphaMapVideo(path, replace(open_video_file(clip), frame_count=2), 1).read_map(0)
     off = np.abs(alpha_map.values[alpha_map.codes] - maps[0, :, ::-1] / 255)
     assert off.mean() < 0.03  # blurred edges
+    write_display_matrix(path, (0.7071, 0.7071, -0.7071, 0.7071))
+    with pytest.raises(InputError, match="no multiple of 90 degrees"):
+        AlphaMapVideo(path, replace(open_video_file(clip), frame_count=2), 1)
 
 
 LATE = 2 * 18

@@ -72,10 +72,16 @@ def test_each_encoder_gets_its_own_option_names(options: EncoderOptions, expecte
         ({"segment_frames": 0}, "A segment has at least 1 frame; got 0"),
         ({"codec": "ffv1", "crf": 20}, "--crf is a number that ffv1 does not have; leave it out"),
         ({"codec": "ffv1", "preset": "slow"}, "ffv1 has no presets; leave --preset out"),
-        ({"encoder_options": {"tuen": "film"}}, "libx264 has no option 'tuen'; its own are .*tune.* Nothing was written"),
-        ({"encoder_options": {"tag": "h"}}, "A tag has four letters, such as hvc1; got 'h'"),
-        ({"pixel_format": "yuv411p"}, "libx264 does not take the pixel format yuv411p; libx264 takes yuv420p, "),
-        ({"pixel_format": "nonsense"}, "libx264 does not take the pixel format nonsense"),
+        (
+            {"codec": "libx264", "encoder_options": {"tuen": "film"}},
+            "libx264 has no option 'tuen'; its own are .*tune.* Nothing was written",
+        ),
+        ({"codec": "libx264", "encoder_options": {"tag": "h"}}, "A tag has four letters, such as hvc1; got 'h'"),
+        (
+            {"codec": "libx264", "pixel_format": "yuv411p"},
+            "libx264 does not take the pixel format yuv411p; libx264 takes yuv420p, ",
+        ),
+        ({"codec": "libx264", "pixel_format": "nonsense"}, "libx264 does not take the pixel format nonsense"),
         ({"codec": "h264_nvenc", "pixel_format": "cuda"}, "h264_nvenc does not take the pixel format cuda"),
     ],
 )
@@ -124,7 +130,7 @@ def source_file(pixel_format: str = "yuv420p", width: int = 64, height: int = 48
 )
 def test_a_refused_option_is_named(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        choose_output_format(EncoderOptions(**fields), source_file(), 1, global_header=False)
+        choose_output_format(EncoderOptions(**fields), source_file(), 1, "matroska")
 
 
 def test_an_encoder_that_cannot_be_opened_names_its_pixel_formats() -> None:
@@ -132,7 +138,7 @@ def test_an_encoder_that_cannot_be_opened_names_its_pixel_formats() -> None:
         UnavailableError,
         match=r"rv10 could not be opened here for 70x50, 25 frames/s and the pixel format yuv420p \(.*\); try another --codec",
     ):
-        choose_output_format(EncoderOptions(codec="rv10"), source_file(width=70, height=50), 1, global_header=False)
+        choose_output_format(EncoderOptions(codec="rv10"), source_file(width=70, height=50), 1, "matroska")
 
 
 @pytest.mark.parametrize(
@@ -168,7 +174,7 @@ def test_an_encoder_that_cannot_be_opened_names_its_pixel_formats() -> None:
 def test_the_nearest_pixel_format_is_chosen(codec: str, source: str, expected: str) -> None:
     """Depth, chroma, transparency and RGB stay where the encoder has them."""
     settings = EncoderOptions(codec=codec)
-    chosen = choose_output_format(settings, source_file(source, 320, 180), 1, global_header=False)
+    chosen = choose_output_format(settings, source_file(source, 320, 180), 1, "matroska")
     assert chosen.pixel_format == expected
     assert chosen.color.is_full_range == expected.startswith(("yuvj", "gray"))
 
@@ -215,7 +221,7 @@ def test_every_encoder_that_ffmpeg_opens_encodes(name: str) -> None:
     if size is None:
         pytest.skip("FFmpeg does not open it here: its hardware or a special size is missing")
     settings = EncoderOptions(codec=name, encoder_options={"preset": "12"} if name == "libsvtav1" else {})
-    output_format = choose_output_format(settings, source_file("yuv420p", *size), 1, global_header=False)
+    output_format = choose_output_format(settings, source_file("yuv420p", *size), 1, "matroska")
     if name in FAILING_ENCODERS:
         return
     encoder = Encoder(settings, output_format, global_header=False)

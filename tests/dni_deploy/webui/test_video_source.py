@@ -67,16 +67,18 @@ def test_a_slow_viewer_does_not_slow_the_video(tmp_path: Path) -> None:
         video.close()
 
 
-def test_a_mirrored_video_is_shown_mirrored(tmp_path: Path) -> None:
+def test_a_mirrored_video_is_shown_mirrored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("av", reason="videos need the extra `video`")
     from tests.support.video_clips import Clip, make_frame, write_display_matrix
 
     source = write_display_matrix(Clip(audio=None, frames=2).write(tmp_path / "in.mp4"), (0, 1, 1, 0))  # transposed
-    video = open_frame_source(source, (64, 64))
+    with caplog.at_level("INFO"):
+        video = open_frame_source(source, (64, 64))
     try:
         shown = video.get_frame(0.0).frame
     finally:
         video.close()
+    assert "in.mp4: turned clockwise by 90 degrees and mirrored" in caplog.text
     assert shown.shape == (64, 48, 3)
     assert np.abs(shown.astype(int) - make_frame(0).swapaxes(0, 1)).mean() < 6  # a lossy codec
 
