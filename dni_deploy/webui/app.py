@@ -144,10 +144,13 @@ def make_app(state: AppState) -> Starlette:
         return JSONResponse(_make_take(state.renderer).to_json())
 
     async def serve_commands(request: Request) -> Response:
-        shows_source = state.renderer.status[1]["is_first_source"]
+        status = state.renderer.status[1]
+        shows_source, is_video = status["is_first_source"], status["is_moving"]
         take = None if state.renderer.recorder.source is None else _make_take(state.renderer)
         fields = {
-            "setting": state.commands.format_setting(state.shared_alpha.state.requested, shows_source=shows_source),
+            "setting": state.commands.format_setting(
+                state.shared_alpha.state.requested, shows_source=shows_source, is_video=is_video
+            ),
             "take": None if take is None else state.commands.format_take(take, shows_source=shows_source),
             "timeline": None if take is None else format_timeline(take),
         }

@@ -32,17 +32,17 @@ class CommandLines:
     is_video: bool = False
     options: tuple[str, ...] = ()
 
-    def format_setting(self, coefficients: Coefficients, *, shows_source: bool) -> str:
-        """Formats the command that renders the source with one alpha.
+    def format_setting(self, coefficients: Coefficients, *, shows_source: bool, is_video: bool) -> str:
+        """Formats the command that renders what is shown with one alpha.
 
         Args:
             coefficients: The alpha.
             shows_source: False where something without a path is shown instead; the command then names a file to replace.
+            is_video: Whether what is shown is a video.
         """
         has_path = self.source is not None and shows_source
-        return self._format(
-            "video" if has_path and self.is_video else "run", has_path, format_alpha(coefficients.members, coefficients.values)
-        )
+        alpha = format_alpha(coefficients.members, coefficients.values)
+        return self._format("video" if is_video else "run", has_path, alpha)
 
     def format_take(self, take: AlphaTimeline, *, shows_source: bool) -> str:
         """Formats the command that renders a video with a take; a long take is the file that the page saves."""
