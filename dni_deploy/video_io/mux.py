@@ -176,7 +176,7 @@ def _rehearse(
             targets = _add_copied_streams(output, source, copies)
             output.start_encoding()
             for packet in _encode_black_frame(settings, output_format, plan.has_global_header):
-                packet.stream = video
+                packet.stream, packet.dts = video, packet.pts  # x265 leaves the decoding time of a single frame undefined
                 output.mux_one(packet)
             copiers = _make_copiers(source, targets, plan.start)
             for packet in demux_copied_packets(source, video_file, copiers):
