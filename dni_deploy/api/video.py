@@ -36,7 +36,7 @@ from dni_deploy.spatial.alpha_map import AlphaMapOptions
 from dni_deploy.spatial.video import SpatialVideoSettings
 from dni_deploy.utils.atomic_write import write_file_atomically
 from dni_deploy.utils.progress import OptionalProgress, report_progress
-from dni_deploy.video_io.encoder import EncoderOptions, OutputFormat, choose_output_format
+from dni_deploy.video_io.encoder import EncoderOptions, OutputFormat, choose_output_format, keeps_hdr
 from dni_deploy.video_io.image_sequence import (
     check_no_frame_exists,
     find_frame_encoder,
@@ -54,6 +54,8 @@ from dni_deploy.video_io.transcode import FrameFunction, TranscodeSettings, tran
 from dni_deploy.video_io.video_file import InputOptions, VideoFile, open_video_file
 
 LIVE_ALPHA_DIGEST = "live"
+
+LOST_HDR_NOTE = "mastering display and light levels (HDR10) are lost: --codec libx265 and .mp4, .mov or .mkv keep them"
 
 
 @dataclass(frozen=True)
@@ -237,6 +239,7 @@ def video(
                 *source.notes,
                 *plan.notes,
                 *_describe_adjustments(source, scale, output_format, dropped_frames, job),
+                *([] if keeps_hdr(encoder, output_format, muxer) else [LOST_HDR_NOTE]),
                 *_describe_fields(source, dropped_frames, input_options),
             ),
         )

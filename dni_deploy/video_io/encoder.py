@@ -25,7 +25,7 @@ from dni_deploy.video_io.color import ColorConverter, ColorSpec, is_gray
 from dni_deploy.video_io.containers import CONSTANT_RATE_MUXERS, DEFAULT_ENCODER, ENCODER_BY_MUXER
 from dni_deploy.video_io.decoder import has_separate_transparency
 from dni_deploy.video_io.hdr import HdrMetadata
-from dni_deploy.video_io.matroska import open_hdr_template
+from dni_deploy.video_io.matroska import CODEC_IDS, open_hdr_template
 from dni_deploy.video_io.pixel_formats import DEFAULT_FORMAT, check_pixel_format, choose_alignment, rank_pixel_formats
 from dni_deploy.video_io.video_file import VideoFile
 
@@ -39,6 +39,9 @@ QUALITY_OPTIONS = ("crf", "cq")
 
 DNXHR_PROFILES = {"yuv422p": "dnxhr_hq", "yuv422p10le": "dnxhr_hqx", "yuv444p10le": "dnxhr_444", "gbrp10le": "dnxhr_444"}
 """The profile of the encoder dnxhd for any size, by pixel format; without one, it takes a few sizes and bit rates alone."""
+
+TRANSPARENCY_MUXERS = ("matroska", "webm")
+"""The containers that have a place for packets of transparency beside those of the picture."""
 
 HDR_MUXERS = ("mp4", "mov", "matroska", "webm")
 """The containers that have a place for HDR metadata."""
@@ -265,6 +268,14 @@ def choose_output_format(settings: EncoderOptions, video_file: VideoFile, scale:
     """
     codec = av.Codec(settings.codec, "w")
     names = [settings.pixel_format] if settings.pixel_format else rank_pixel_formats(codec, video_file.pixel_format)
+    if muxer not in TRANSPARENCY_MUXERS:
+        opaque = [name for name in names if not has_separate_transparency(settings.codec, name)]
+        if settings.pixel_format and not opaque:
+            raise UsageError(
+                f"A {muxer} file has no place for the transparency of {escape_name(settings.codec)}; name an output that ends in "
+                ".webm or .mkv, or another --pix-fmt. Nothing was written."
+            )
+        names = opaque
     error: Exception | None = None
     global_header, reorders = keeps_encoder_header(muxer), muxer not in CONSTANT_RATE_MUXERS
     formats = [replace(output_format, reorders=reorders) for output_format in _list_output_formats(video_file, scale, names)]
@@ -335,6 +346,12 @@ def add_video_stream(output: OutputContainer, settings: EncoderOptions, output_f
     is_constant = output.format.name in CONSTANT_RATE_MUXERS
     stream.time_base = 1 / output_format.frame_rate if is_constant else output_format.time_base
     return stream
+
+
+def keeps_hdr(settings: EncoderOptions, output_format: OutputFormat, muxer: str) -> bool:
+    """Tells whether HDR metadata, if there is any, goes into the stream or the container."""
+    hdr, codec = output_format.hdr, av.Codec(settings.codec, "w").canonical_name
+    return hdr is None or bool(hdr.encoder_options(settings.codec)) or (muxer in HDR_MUXERS and codec in CODEC_IDS)
 
 
 def _add_hdr_stream(output: OutputContainer, settings: EncoderOptions, output_format: OutputFormat) -> VideoStream | None:
