@@ -46,8 +46,17 @@ TRANSPARENCY_MUXERS = ("matroska", "webm")
 HDR_MUXERS = ("mp4", "mov", "matroska", "webm")
 """The containers that have a place for HDR metadata."""
 
-MJPEG_QUALITY = str(2 * 118)
-"""FFmpeg's -q 2 for MJPEG, nearly the best; without it, a bit rate that suits video conferences is aimed at."""
+QUALITY_SCALES = {
+    "mjpeg": 2, "mpeg1video": 3, "mpeg2video": 3, "mpeg4": 3, "msmpeg4": 3, "msmpeg4v2": 3, "wmv1": 3, "wmv2": 3, "flv": 3,
+    "h263": 3, "h263p": 3,
+}  # fmt: skip
+"""FFmpeg's -q for encoders of old, nearly their best; without it, they aim at 200 kbit a second, whatever the size."""
+
+FF_QP2LAMBDA = 118
+"""What FFmpeg multiplies -q by."""
+
+VP9_CRF = "24"
+"""The quality of libvpx-vp9 where none is chosen; without it, the encoder aims at 256 kbit a second."""
 
 SVT_LOG_VARIABLE, SVT_LOG_ERRORS = "SVT_LOG", "1"
 """SVT-AV1 prints its settings on stderr unless this variable of the environment says otherwise."""
@@ -448,14 +457,16 @@ def _make_options(settings: EncoderOptions, output_format: OutputFormat, given: 
     own = output_format.hdr.encoder_options(settings.codec) if output_format.hdr is not None else {}
     if settings.codec == "libx265":
         own["x265-params"] = ":".join(filter(None, ["log-level=none", own.get("x265-params", "")]))
-    elif settings.codec == "mjpeg" and not {"b", "global_quality", "qmin", "flags"} & given.keys():
-        own.update(flags="+qscale", global_quality=MJPEG_QUALITY)
+    elif settings.codec in QUALITY_SCALES and not {"b", "global_quality", "qmin", "flags"} & given.keys():
+        own.update(flags="+qscale", global_quality=str(QUALITY_SCALES[settings.codec] * FF_QP2LAMBDA))
     elif settings.codec == "dnxhd" and output_format.pixel_format in DNXHR_PROFILES:
         own["profile"] = DNXHR_PROFILES[output_format.pixel_format]
-    elif has_separate_transparency(settings.codec, output_format.pixel_format):
-        own["auto-alt-ref"] = "0"  # libvpx has no transparency together with frames that are not shown
     elif settings.codec == "libsvtav1":
         os.environ.setdefault(SVT_LOG_VARIABLE, SVT_LOG_ERRORS)
+    if settings.codec == "libvpx-vp9" and not {"b", "crf"} & given.keys():
+        own.update(crf=VP9_CRF, b="0")
+    if has_separate_transparency(settings.codec, output_format.pixel_format):
+        own["auto-alt-ref"] = "0"  # libvpx has no transparency together with frames that are not shown
     if not output_format.reorders and "bf" in settings.option_names:
         own["bf"] = "0"
     if av.Codec(settings.codec, "w").experimental:

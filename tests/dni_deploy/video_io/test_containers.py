@@ -36,6 +36,7 @@ def test_every_container_is_written_and_read(tmp_path: Path, make: Make, suffix:
     assert report.codec == ENCODER_BY_MUXER.get(MUXER_BY_SUFFIX[suffix], "libx264")
     after = see(tmp_path / f"out{suffix}")
     assert len(after.frames) == 5
+    assert max(np.abs(one.astype(int) - other).mean() for one, other in zip(see(source).frames, after.frames, strict=True)) < 5
     assert all(
         abs(later - time - Fraction(1, 25)) < Fraction(1, 900)
         for time, later in zip(after.times, after.times[1:], strict=False)
