@@ -238,7 +238,7 @@ def video(
             notes=(
                 *source.notes,
                 *plan.notes,
-                *_describe_adjustments(source, scale, output_format, dropped_frames, job),
+                *_describe_adjustments(source, scale, output_format, encoder.codec, dropped_frames, job),
                 *([] if keeps_hdr(encoder, output_format, muxer) else [LOST_HDR_NOTE]),
                 *_describe_fields(source, dropped_frames, input_options),
             ),
@@ -321,9 +321,9 @@ def _remove_useless_job(job: VideoJob) -> Iterator[None]:
 
 
 def _describe_adjustments(
-    source: VideoFile, scale: int, target: OutputFormat, losses: DroppedFrames, job: VideoJob
+    source: VideoFile, scale: int, target: OutputFormat, codec: str, losses: DroppedFrames, job: VideoJob
 ) -> Iterator[str]:
-    yield from describe_output_format(source, scale, target)
+    yield from describe_output_format(source, scale, target, codec)
     if job.damaged_segments:
         yield f"{job.damaged_segments} segments of the stopped run were damaged and were made again"
     if losses.adjusted_timestamps:
