@@ -315,7 +315,7 @@ def test_a_damaged_packet_is_left_out(tmp_path: Path, make: Make) -> None:
     source.write_bytes(data)
     report = make(source, tmp_path / "out.mp4")
     assert report.frames == 20
-    assert any("packets left out, damaged (Invalid data found" in note for note in report.notes)
+    assert any("left out, damaged (Invalid data found" in note for note in report.notes)
 
 
 def test_an_error_of_the_join_keeps_all_segments(
