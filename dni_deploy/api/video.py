@@ -200,6 +200,7 @@ def video(
                 dropped_frames = transcode_segments(source, job, process_frame, settings, scale, progress)
                 if not job.segments:
                     raise InputError(f"{escape_name(video_path)} holds no frame that can be decoded. Nothing was written.")
+            job.check_has_no_gap()
             report_progress(progress, job.frames, job.frames, "joining the segments")
             if log_path is not None:
                 logged = has_started_log(output_path)
