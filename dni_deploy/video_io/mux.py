@@ -88,8 +88,9 @@ def find_muxer(path: Path) -> str:
 
 
 def list_container_options(muxer: str) -> dict[str, str]:
-    """Lists the options of a muxer: nothing that changes from run to run, and the index of MP4 before the frames."""
-    return {"fflags": "+bitexact", **({"movflags": "+faststart"} if muxer in ("mp4", "mov") else {})}
+    """Lists the options of a muxer: the same bytes in every run; MP4 with its index first; WebP that starts over, as GIF does."""
+    own = {"mp4": {"movflags": "+faststart"}, "mov": {"movflags": "+faststart"}, "webp": {"loop": "0"}}
+    return {"fflags": "+bitexact", **own.get(muxer, {})}
 
 
 class JoinError(InputError):

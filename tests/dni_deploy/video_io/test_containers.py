@@ -51,6 +51,7 @@ def test_an_animated_webp_is_written(tmp_path: Path, make: Make) -> None:
     with Image.open(tmp_path / "out.webp") as image:
         assert image.n_frames == 5  # type: ignore[attr-defined]
         assert image.size == (64, 48)
+        assert image.info["loop"] == 0
 
 
 @pytest.mark.parametrize("suffix", [suffix for suffix, muxer in MUXER_BY_SUFFIX.items() if muxer in CONSTANT_RATE_MUXERS])
