@@ -86,6 +86,10 @@ def test_finding_a_name_opens_no_other_file(tmp_path: Path) -> None:
     Clip(audio=None).write(tmp_path / "in.mp4")
     (tmp_path / "list.txt").write_text(f"ffconcat version 1.0\nfile '{tmp_path / 'in.mp4'}'\n")
     assert identify_container(tmp_path / "list.txt") is None
+    (tmp_path / "relative.txt").write_text("ffconcat version 1.0\nfile in.mp4\n")
+    assert identify_container(tmp_path / "relative.txt") is None
+    (tmp_path / "list.m3u8").write_text("#EXTM3U\n#EXTINF:1,\nin.mp4\n#EXT-X-ENDLIST\n")
+    assert identify_container(tmp_path / "list.m3u8") is None
     assert "of a kind that is not read here" in describe_unread(tmp_path / "list.txt")
 
 
