@@ -6,7 +6,8 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from dni_deploy.errors import BundleError
+from dni_deploy.errors import BundleError, UsageError
+from dni_deploy.network_controls import MAX_CONTROLS, Control, check_controls
 
 NetworkKind = Literal["image", "latent"]
 
@@ -27,6 +28,7 @@ class Signature:
             (InstanceNorm, attention), so that tiles would be visible.
         kind: "image": float32 (N, C, H, W) in and out; "latent": float32 (N, C, 1, 1) noise in, an image out.
         minimum: Smallest height and width of the input, in pixels; smaller frames are padded and cropped in the same way.
+        controls: Numbers that the network takes beside the image, which a running engine changes.
     """
 
     input_channels: int = 3
@@ -39,6 +41,7 @@ class Signature:
     radius: int | None = None
     kind: NetworkKind = "image"
     minimum: int = 1
+    controls: tuple[Control, ...] = ()
 
     @property
     def takes_frames(self) -> bool:
@@ -55,8 +58,9 @@ class Signature:
         return -(-max(side, self.minimum) // self.multiple) * self.multiple
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the fields by name; a minimum of 1 is left out, as bundles had none at first."""
-        return {name: value for name, value in asdict(self).items() if (name, value) != ("minimum", 1)}
+        """Returns the fields by name; a minimum of 1 and no controls are left out, as bundles had none at first."""
+        fields = {**asdict(self), "controls": [asdict(control) for control in self.controls]}
+        return {name: value for name, value in fields.items() if (name, value) not in (("minimum", 1), ("controls", []))}
 
     @classmethod
     def from_json(cls, fields: object) -> Signature:
@@ -65,9 +69,9 @@ class Signature:
         Raises:
             BundleError: A field is unknown, missing, or of the wrong type.
         """
-        if not isinstance(fields, dict) or set(fields) | {"minimum"} != set(cls.__dataclass_fields__):
+        if not isinstance(fields, dict) or set(fields) | {"minimum", "controls"} != set(cls.__dataclass_fields__):
             raise BundleError("The manifest's 'signature' does not have the fields of this version.")
-        fields = {"minimum": 1, **fields}
+        fields = {"minimum": 1, "controls": [], **fields}
         counts = [fields[name] for name in ("input_channels", "output_channels", "scale", "multiple", "minimum")]
         if not all(type(number) is int and 0 < number < 2**16 for number in counts):
             raise BundleError(
@@ -80,7 +84,7 @@ class Signature:
             raise BundleError("The manifest's 'signature' has a value range that is not two numbers, the smaller one first.")
         if radius is not None and (type(radius) is not int or radius < 0):
             raise BundleError("The manifest's 'signature' has a 'radius' that is not a number of pixels.")
-        return cls(**{**fields, "low": float(low), "high": float(high)})
+        return cls(**{**fields, "low": float(low), "high": float(high), "controls": _parse_controls(fields["controls"])})
 
     def describe(self) -> str:
         """Describes frames in and out in a few words: "3 -> 3 channels, x4, values 0..1"."""
@@ -91,4 +95,16 @@ class Signature:
         parts += ["the network outputs the noise"] if self.residual else []
         parts += [f"sides in multiples of {self.multiple}"] if self.multiple > 1 else []
         parts += [f"at least {self.round_up_side(1)} pixels a side"] if self.minimum > self.multiple else []
+        parts += [f"{control.name} {control.low:g}..{control.high:g}" for control in self.controls]
         return ", ".join(parts)
+
+
+def _parse_controls(rows: object) -> tuple[Control, ...]:
+    if not isinstance(rows, list) or len(rows) > MAX_CONTROLS:
+        raise BundleError("The manifest's 'signature' has controls that are no list, or too many.")
+    controls = tuple(Control.from_json(row) for row in rows)
+    try:
+        check_controls(controls)
+    except UsageError as error:
+        raise BundleError(f"The manifest's 'signature' has controls that cannot be used: {error}") from None
+    return controls

@@ -94,11 +94,12 @@ def run_child(folder: Path) -> int:
     with np.load(folder / TENSORS_FILE_NAME) as file:
         tensors = {name: file[str(index)] for index, name in enumerate(request["names"])}
     try:
-        net = find_architecture(request["architecture"], tensors).build(tensors)
+        signature = Signature.from_json(request["signature"])
+        net = find_architecture(request["architecture"], tensors).build(tensors, signature.controls)
     except Exception:  # whatever a module of the user's raises where it is imported a second time
         return BUILD_EXIT_CODE
     try:
-        exported = export_graph(net, Signature.from_json(request["signature"]), opset=request["opset"])
+        exported = export_graph(net, signature, opset=request["opset"])
     except DniError as error:
         text = json.dumps({"class": type(error).__name__, "message": str(error)})
         (folder / ERROR_FILE_NAME).write_text(text, encoding="utf-8")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from dni_deploy.errors import MismatchError
+from dni_deploy.network_controls import Control
 from dni_deploy.signature import Signature
 from dni_deploy.utils.log_duration import log_duration
 from exporters.architectures.architecture import Architecture
@@ -47,6 +48,7 @@ def export_network(
     opset: int | None,
     adjust_signature: Callable[[Signature, str], Signature],
     report: Callable[[int, str], None],
+    controls: Sequence[Control] = (),
 ) -> ExportedNetwork:
     """Builds the network that has these tensors and exports its graph.
 
@@ -56,23 +58,27 @@ def export_network(
         opset: Of the graph; None for EXPORTER_OPSET.
         adjust_signature: Makes the signature of the architecture's and its name.
         report: Called with the number of the step that begins, and its name.
+        controls: What the network takes beside the image; empty for the architecture's.
 
     Returns:
         The graph and what is known of it.
 
     Raises:
-        MismatchError: The architecture is unknown, or the graph does not follow its weights.
+        MismatchError: The architecture is unknown, the network takes no such controls, or the graph does not follow its weights.
         InputError: The network cannot be exported.
     """
     report(1, "building the network")
     architecture = find_architecture(arch, tensors)
     log.info("architecture %s", architecture.name)
     with log_duration(log, "building the network"):
-        net = architecture.build(tensors)
+        net = architecture.build(tensors, controls)
     signature = adjust_signature(architecture.resolve_signature(net), architecture.name)
     report(2, "exporting the graph")
     exported, error = _export_verified(architecture, net, signature, opset or EXPORTER_OPSET, report)
     log.info("largest relative error of the graph against PyTorch: %.2g", error)
+    idle = [control.name for control in signature.controls if control.weight_name not in exported.names]
+    if idle:
+        raise MismatchError(f"The output of the network does not depend on the control {idle[0]}.")
     graph_facts = {name: version(name) for name in VERSIONED_PACKAGES} | {
         "onnxruntime": onnxruntime.__version__,
         "probe_error": float(f"{error:.1e}"),

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("dni_deploy", "exporters", "engines", "benchmarks")
-FOUNDATION = {"errors", "_version", "signature", "utils"}
+FOUNDATION = {"errors", "_version", "network_controls", "signature", "utils"}
 """Everybody may import these."""
 LIBRARY = {
     "checkpoints", "alpha", "exporters", "bundle", "imaging", "control", "blending", "engines", "video_io", "reports", "tuning",
@@ -21,6 +21,7 @@ LIBRARY = {
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "_version": set(),
+    "network_controls": set(),
     "signature": set(),
     "utils": set(),
     "checkpoints": set(),
@@ -37,7 +38,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "session": {"engines", "blending", "alpha", "bundle", "imaging"},
     "calibration": {"engines", "blending", "bundle", "checkpoints"},
     "spatial": {"session", "video_io", "imaging", "alpha"},
-    "compatibility": {"session", "engines", "exporters", "blending", "bundle", "checkpoints", "imaging", "reports"},
+    "compatibility": {
+        "session",
+        "engines",
+        "calibration",
+        "exporters",
+        "blending",
+        "bundle",
+        "checkpoints",
+        "imaging",
+        "reports",
+    },
     "latency": {"session", "engines", "exporters", "video_io", "control", "blending", "bundle", "imaging"},
     "webui": {"session", "control", "alpha", "video_io", "imaging"},
     "vapoursynth": {"session", "control", "bundle", "imaging"},

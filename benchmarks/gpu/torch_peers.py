@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError, MismatchError
+from dni_deploy.network_controls import drop_control_tensors
 from engines.frame_conversion import HostFrameEngine
 from exporters.architectures.registry import find_architecture
 
@@ -240,7 +241,8 @@ def choose_arithmetic(precision: str) -> None:
 def build_network(bundle: Bundle) -> nn.Module:
     """Builds the bundle's network with the first member's weights."""
     tensors = bundle.read_tensors(bundle.members[0])
-    return find_architecture(bundle.architecture, tensors).build(tensors).eval()
+    own = drop_control_tensors(tensors, bundle.signature.controls)
+    return find_architecture(bundle.architecture, own).build(own, bundle.signature.controls).eval()
 
 
 def compute_expected_outputs(

@@ -103,7 +103,7 @@ def calibrate(
 
     Raises:
         UsageError: There is a calibration already, none to remove, no image, or no such method.
-        MismatchError: An image is too small, all show one color, or the network has no channels to calibrate.
+        MismatchError: An image is too small, all show one color, or the network has controls, or no channels to calibrate.
         LimitError: More calibration points than are allowed, or fewer than it takes.
         UnavailableError: ONNX Runtime is not installed.
         EngineError: The network failed. In all cases the bundle is as it was; storing is one step, and a crash leaves the old
@@ -118,6 +118,12 @@ def calibrate(
         digest = store_calibration(bundle, None).digest
         seconds = time.perf_counter() - started
         return CalibrationReport(bundle_name, digest, "none", 0, (), (), 0, 0, (), seconds, removed=True)
+    if bundle.signature.controls:
+        names = ", ".join(control.name for control in bundle.signature.controls)
+        raise MismatchError(
+            f"The statistics of this network depend on its controls ({names}), and a calibration is fitted at one value of "
+            "each: it cannot be calibrated. Nothing was written."
+        )
     if bundle.manifest.calibration is not None and not force:
         raise UsageError(f"{escape_name(bundle_name)} has a calibration; give --force to replace it. Nothing was written.")
     steps = default_steps(len(bundle.members), calibration_points)

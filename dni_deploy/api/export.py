@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +22,7 @@ from dni_deploy.checkpoints.family import Family
 from dni_deploy.checkpoints.graph_family import read_graph_family, read_graph_files
 from dni_deploy.checkpoints.graph_file import are_graph_files
 from dni_deploy.errors import MismatchError, UsageError, escape_name
+from dni_deploy.network_controls import Control, check_controls, parse_declarations
 from dni_deploy.signature import Signature
 from dni_deploy.utils.log_duration import log_duration
 from dni_deploy.utils.opset import MIN_OPSET
@@ -46,6 +47,7 @@ def export(
     value_range: tuple[float, float] | None = None,
     residual: bool | None = None,
     align: bool = False,
+    controls: Sequence[str | Control] = (),
     force: bool = False,
     progress: OptionalProgress = None,
 ) -> Bundle:
@@ -66,6 +68,9 @@ def export(
         residual: Whether the network outputs the noise, to be subtracted from its input; None: the architecture's.
         align: Put the channels of every member after the first into the order of the first one's, which changes nothing of what
             the member computes: for members that differ in the order of their channels. The files stay as they are.
+        controls: What the network takes beside the image, each a number that a running engine changes: the arguments of its
+            forward by name, or constant planes behind the image's channels; "sigma=0..50/255@15/255" is range and default,
+            "label:5=0..1@0" an argument of five numbers. Empty: those of the architecture.
         force: Replace the bundle at `output`.
         progress: Called with the steps done.
 
@@ -91,14 +96,17 @@ def export(
     def report(step: int, what: str) -> None:
         report_progress(progress, step, PROGRESS_STEPS, what)
 
+    parsed_controls = parse_declarations([text for text in controls if isinstance(text, str)])
+    parsed_controls += tuple(control for control in controls if isinstance(control, Control))
+    _check_control_names(parsed_controls, members)
     alignment = import_optional("dni_deploy.calibration.alignment") if align else None
     report(0, "reading the members")
     if are_graph_files(members):
         if arch != "auto" or key is not None:
             raise UsageError("An architecture and a key are for checkpoints; these members have a graph of their own.")
-        exported = _export_graph_files(members, opset, adjust_signature, report)
+        exported = _export_graph_files(members, opset, adjust_signature, report, parsed_controls)
     else:
-        exported = _export_checkpoints(members, arch, key, opset, adjust_signature, report)
+        exported = _export_checkpoints(members, arch, key, opset, adjust_signature, report, parsed_controls)
     _check_tied(exported.family, exported.tied)
     if alignment is not None:
         report(3, "aligning the members")
@@ -137,12 +145,15 @@ def _export_checkpoints(
     opset: int | None,
     adjust_signature: Callable[[Signature, str], Signature],
     report: Callable[[int, str], None],
+    controls: Sequence[Control],
 ) -> _ExportedFamily:
     module = import_optional("exporters.export_network")
     make_recognizers = import_optional("exporters.architectures.recognize").make_recognizers
     with log_duration(log, "reading the members"):
         family = Family.from_checkpoints(members, key=key, recognizers=make_recognizers(arch))
-    network = module.export_network(arch, dict(family.members[0].checkpoint.tensors), opset, adjust_signature, report)
+    tensors = dict(family.members[0].checkpoint.tensors)
+    network = module.export_network(arch, tensors, opset, adjust_signature, report, controls)
+    family = family.with_controls(network.signature.controls)
     exported = network.exported
     notes = [*family.notes, *network.graph_facts.get("notes", ())]
     graph_facts = network.graph_facts | ({"notes": notes} if notes else {})
@@ -154,15 +165,16 @@ def _export_graph_files(
     opset: int | None,
     adjust_signature: Callable[[Signature, str], Signature],
     report: Callable[[int, str], None],
+    controls: tuple[Control, ...],
 ) -> _ExportedFamily:
     module = import_optional("exporters.finish_graph_family")
     with log_duration(log, "reading the members"):
-        files = read_graph_files(members)
+        files = read_graph_files(members, controls)
         graph_family = read_graph_family(files, opset)
     report(1, "measuring the network")
     names = list(files)
     finished = module.finish_graph(graph_family.graph, files[names[0]].name)
-    signature = adjust_signature(finished.signature, graph_family.format)
+    signature = adjust_signature(replace(finished.signature, controls=controls), graph_family.format)
     report(3, "verifying the graph")
     with log_duration(log, "verifying the graph"):
         error = module.verify_members(
@@ -170,6 +182,9 @@ def _export_graph_files(
             ((member.name, files[member.name].model, member.checkpoint.tensors) for member in graph_family.family.members),
         )
     log.info("largest relative error of the graph against the members' files: %.2g", error)
+    idle = [control.name for control in controls if control.weight_name not in graph_family.family.float_keys]
+    if idle:
+        raise MismatchError(f"The output of the network does not depend on the control {idle[0]}.")
     notes = [*graph_family.family.notes, *finished.notes]
     for note in notes:
         log.info("%s", note)
@@ -195,6 +210,13 @@ def _align_members(exported: _ExportedFamily, alignment: ModuleType) -> _Exporte
         "notes": [*exported.graph_facts.get("notes", []), *notes],
     }
     return replace(exported, family=family, graph_facts=graph_facts)
+
+
+def _check_control_names(controls: Sequence[Control], members: Iterable[str]) -> None:
+    check_controls(controls)
+    for control in controls:
+        if control.name in members:
+            raise UsageError(f"{escape_name(control.name)!r} is a member and a control; give the member another name.")
 
 
 def _check_output(output: Path, force: bool) -> None:

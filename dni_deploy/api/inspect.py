@@ -15,6 +15,7 @@ from onnx import ModelProto
 
 from dni_deploy.blending.weight_groups import GroupedWeight, WeightGroups
 from dni_deploy.bundle.bundle import Bundle
+from dni_deploy.network_controls import CONTROL_PREFIX
 from dni_deploy.signature import Signature
 from engines.calibrated_network import read_network
 
@@ -253,5 +254,7 @@ def find_weight_roles(graph: ModelProto, names: tuple[str, ...]) -> dict[str, st
                     queue += handed_on
                 else:
                     uses.append(WEIGHT_ROLES.get((node.op_type, index), f"{node.op_type} input {index}"))
+        if name.startswith(CONTROL_PREFIX):
+            uses = ["control"]
         roles[name] = " and ".join(sorted(set(uses))) or "unused"
     return roles

@@ -18,12 +18,14 @@ from safetensors.numpy import save
 
 from dni_deploy.alpha.coefficients import Alpha, Coefficients
 from dni_deploy.blending.calibration_table import blend_tensors
+from dni_deploy.blending.control_settings import ControlSettings
 from dni_deploy.blending.group_rules import AlphaRules, AppliedRule, Rule
 from dni_deploy.blending.preset import Preset
 from dni_deploy.blending.variance_guard import VarianceGuard, list_variance_names
 from dni_deploy.blending.weight_groups import WeightGroups
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import CoefficientsError, LimitError, MismatchError, UsageError, escape_name
+from dni_deploy.network_controls import ControlValues, drop_control_tensors
 from dni_deploy.utils.atomic_write import write_bytes, write_file_atomically
 from dni_deploy.utils.log_duration import log_duration
 from dni_deploy.utils.onnx_weights import fill_initializers
@@ -98,6 +100,7 @@ def refit(
     force: bool = False,
     extrapolate: bool = False,
     rules: Sequence[str | Rule] | None = None,
+    controls: ControlValues | None = None,
     save_preset: str | os.PathLike[str] | None = None,
 ) -> RefitReport:
     """Blends in float64, rounds once, and writes the result.
@@ -115,6 +118,8 @@ def refit(
         extrapolate: Allow coefficients outside 0 to 1, as far as every variance stays positive.
         rules: For groups of weights that have an alpha of their own; the metadata names them, too. A tensor that the graph
             does not read has the alpha of all others, one that shares its values with another has that one's.
+        controls: Values of what the network takes beside the image, constants of the file; others have their defaults. A
+            checkpoint has no place for them.
         save_preset: A file to save alpha and rules to, as well.
 
     Returns:
@@ -147,6 +152,9 @@ def refit(
         )
     bundle = Bundle.ensure_open(bundle_path)
     coefficients = Coefficients.parse(alpha, bundle.members, extrapolate=extrapolate)
+    settings = ControlSettings.make_default(bundle.signature.controls, bundle.weight_names).change(controls or {})
+    if controls and suffix == ".safetensors":
+        raise UsageError("A checkpoint holds the network's weights and no control: write NAME.onnx. Nothing was written.")
     with write_file_atomically(target, force=force) as temporary:  # first of all, so that an existing output costs no blend
         members = [bundle.read_tensors(member) for member in bundle.members]
         keys = [name for name, tensor in members[0].items() if tensor.dtype.kind == "f"]
@@ -154,7 +162,9 @@ def refit(
         if rules:
             groups = WeightGroups.from_graph(bundle.read_graph(), bundle.weight_names)
             alpha_rules = AlphaRules.parse(list(rules), groups, bundle.members, extrapolate=extrapolate)
-        coefficients_by_tensor = _tensor_coefficients(bundle, keys, coefficients, alpha_rules)
+        base = coefficients.to_array()
+        engine_coefficients = settings.apply(base if alpha_rules is None else alpha_rules.compute_coefficients(base))
+        coefficients_by_tensor = _tensor_coefficients(bundle, keys, base, engine_coefficients)
         guard = VarianceGuard(members, list_variance_names(keys, bundle.read_graph()))
         if alpha_rules is None:
             guard.check(coefficients)
@@ -174,11 +184,10 @@ def refit(
             "bundle_sha256": bundle.digest,
             "architecture": bundle.architecture,
         }
+        if bundle.signature.controls:
+            metadata["controls"] = settings.to_dict()
         if alpha_rules is not None:
             metadata["rules"] = [rule.to_json() for rule in alpha_rules.rules]
-        engine_coefficients = (
-            coefficients.to_array() if alpha_rules is None else alpha_rules.compute_coefficients(coefficients.to_array())
-        )
         if suffix != ".safetensors":
             rounded = {name: _round_to_dtype(name, values[name], np.dtype(np.float32)) for name in bundle.weight_names}
             data = (
@@ -187,8 +196,9 @@ def refit(
                 else _make_tensorrt_engine(bundle, engine_coefficients, precision)
             )
         else:
-            rounded = {name: _round_to_dtype(name, values[name], members[0][name].dtype) for name in keys}
-            data = save({**members[0], **rounded}, {"dni_deploy": json.dumps(metadata)})
+            kept = drop_control_tensors(members[0], bundle.signature.controls)
+            rounded = {name: _round_to_dtype(name, values[name], kept[name].dtype) for name in keys if name in kept}
+            data = save({**kept, **rounded}, {"dni_deploy": json.dumps(metadata)})
         changed = _measure_changes(rounded, members[0])
         write_bytes(temporary, data)
         if save_preset is not None:
@@ -232,13 +242,12 @@ def _blend(
 
 
 def _tensor_coefficients(
-    bundle: Bundle, keys: Sequence[str], coefficients: Coefficients, rules: AlphaRules | None
+    bundle: Bundle, keys: Sequence[str], base: NDArray[np.float64], coefficients: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Of each of the checkpoint's floats, as blend_float64 takes them."""
-    base = coefficients.to_array()
-    if rules is None:
+    """Of each of the checkpoint's floats, as blend_float64 takes them: float64 (N,), or a row for each of the keys."""
+    if coefficients.ndim == 1:
         return base
-    own = dict(zip(bundle.weight_names, rules.compute_coefficients(base), strict=True))
+    own = dict(zip(bundle.weight_names, coefficients, strict=True))
     return np.stack([own.get(key, own.get(bundle.manifest.tied.get(key, key), base)) for key in keys])
 
 

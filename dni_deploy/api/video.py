@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from json import dumps
 from pathlib import Path
@@ -18,6 +18,7 @@ import av
 from dni_deploy._version import __version__
 from dni_deploy.alpha import source as alpha_input
 from dni_deploy.alpha.coefficients import Alpha, Coefficients
+from dni_deploy.alpha.control_source import ControlSource, open_control_sources
 from dni_deploy.alpha.log import AlphaLog
 from dni_deploy.alpha.timeline import AlphaSource
 from dni_deploy.bundle.bundle import Bundle
@@ -36,7 +37,7 @@ from dni_deploy.spatial.alpha_map import AlphaMapOptions
 from dni_deploy.spatial.video import SpatialVideoSettings
 from dni_deploy.utils.atomic_write import write_file_atomically
 from dni_deploy.utils.progress import OptionalProgress, report_progress
-from dni_deploy.video_io.encoder import EncoderOptions, OutputFormat, choose_output_format
+from dni_deploy.video_io.encoder import EncoderOptions, OutputFormat, choose_output_format, keeps_hdr
 from dni_deploy.video_io.image_sequence import (
     check_no_frame_exists,
     find_frame_encoder,
@@ -54,6 +55,8 @@ from dni_deploy.video_io.transcode import FrameFunction, TranscodeSettings, tran
 from dni_deploy.video_io.video_file import InputOptions, VideoFile, open_video_file
 
 LIVE_ALPHA_DIGEST = "live"
+
+LOST_HDR_NOTE = "mastering display and light levels (HDR10) are lost: --codec libx265 and .mp4, .mov or .mkv keep them"
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ def video(
         alpha_map: A gray image, or a video with a gray frame for each frame: each pixel gets an alpha between `alpha`
             (black) and that of its white, see render_map. The white may change over time, too. The alpha log holds that of
             black.
-        options: Options of the session, its rules among them.
+        options: Options of the session, its rules among them. Its controls may be over time, as `alpha` is.
         tile: Side of the tiles in input pixels; None: no tiles.
         overlap: Number of input pixels that tiles share; None: the network's radius.
         encoder: How the output is encoded, and how many frames a segment has.
@@ -170,13 +173,15 @@ def video(
         else SpatialVideoSettings.from_options(map_options, alpha, bundle.members, as_alpha_source, source, scale)
     )
     alphas = as_alpha_source(alpha) if map_settings is None else map_settings.black_source
+    controls = open_control_sources(options.controls, bundle.signature.controls, fps=float(source.frame_rate))
+    session_options = replace(options, controls={name: control.at(0.0, 0) for name, control in controls.items()})
     output_format = choose_output_format(encoder, source, scale, muxer)
     if source.copied_streams:
         report_progress(progress, 0, source.frame_count, "checking the other streams")
     source = source.with_time_jumps()
     plan = plan_output(output_path, source, encoder, output_format)
     settings = TranscodeSettings(encoder, output_format, plan.has_global_header, input_options)
-    with open_session(bundle, options, alpha=alphas.at(0.0, 0)) as session:
+    with open_session(bundle, session_options, alpha=alphas.at(0.0, 0)) as session:
         description: dict[str, Any] = {
             "film": fingerprint_frames(video_path) if is_image_sequence(video_path) else fingerprint_file(video_path),
             "bundle": bundle.digest,
@@ -192,6 +197,8 @@ def video(
             "part": str(source.part),
             "versions": {"dni-deploy": __version__, "PyAV": av.__version__},
         }
+        if controls:
+            description["controls"] = {name: control.to_json() for name, control in sorted(controls.items())}
         if session.rules is not None:
             description["rules"] = [rule.to_json() for rule in session.rules.rules]
         live = _digest_alpha_source(alphas) == LIVE_ALPHA_DIGEST
@@ -204,11 +211,13 @@ def video(
             if map_settings is None
             else map_settings.make_frame_function(session, tile, overlap)
         )
+        process_frame = move_controls(process_frame, session, controls)
         with open_job(output_path, description, segment_frames=encoder.segment_frames, fresh=fresh or live) as job:
             with _remove_useless_job(job):
                 dropped_frames = transcode_segments(source, job, process_frame, settings, scale, progress)
                 if not job.segments:
                     raise InputError(f"{escape_name(video_path)} holds no frame that can be decoded. Nothing was written.")
+            job.check_has_no_gap()
             report_progress(progress, job.frames, job.frames, "joining the segments")
             if log_path is not None:
                 logged = has_started_log(output_path)
@@ -236,7 +245,8 @@ def video(
             notes=(
                 *source.notes,
                 *plan.notes,
-                *_describe_adjustments(source, scale, output_format, dropped_frames, job),
+                *_describe_adjustments(source, scale, output_format, encoder.codec, dropped_frames, job),
+                *([] if keeps_hdr(encoder, output_format, muxer) else [LOST_HDR_NOTE]),
                 *_describe_fields(source, dropped_frames, input_options),
             ),
         )
@@ -257,6 +267,19 @@ def make_frame_function(
         return make_completed_future(render_tiled(session, frame, tile, overlap))
 
     return process_frame
+
+
+def move_controls(process_frame: FrameFunction, session: Session, controls: Mapping[str, ControlSource]) -> FrameFunction:
+    """Makes a function that sets the controls that move, and then does what `process_frame` does."""
+    moving = {name: control for name, control in controls.items() if not control.is_constant}
+    if not moving:
+        return process_frame
+
+    def process_with_controls(frame: AnyFrame, seconds: float, number: int) -> Future[RenderedFrame]:
+        session.controls = {name: control.at(seconds, number) for name, control in moving.items()}
+        return process_frame(frame, seconds, number)
+
+    return process_with_controls
 
 
 def _check_outputs(input_paths: Sequence[Path], output_path: Path, log_path: Path | None, force: bool) -> None:
@@ -318,9 +341,9 @@ def _remove_useless_job(job: VideoJob) -> Iterator[None]:
 
 
 def _describe_adjustments(
-    source: VideoFile, scale: int, target: OutputFormat, losses: DroppedFrames, job: VideoJob
+    source: VideoFile, scale: int, target: OutputFormat, codec: str, losses: DroppedFrames, job: VideoJob
 ) -> Iterator[str]:
-    yield from describe_output_format(source, scale, target)
+    yield from describe_output_format(source, scale, target, codec)
     if job.damaged_segments:
         yield f"{job.damaged_segments} segments of the stopped run were damaged and were made again"
     if losses.adjusted_timestamps:

@@ -13,6 +13,7 @@ import numpy as np
 from dni_deploy.checkpoints.checkpoint import Checkpoint
 from dni_deploy.checkpoints.selection import Recognizer
 from dni_deploy.errors import InputError, LimitError, MismatchError, UsageError, escape_name
+from dni_deploy.network_controls import Control
 from dni_deploy.utils.file_entry import split_entry
 
 MAX_MEMBERS = 16
@@ -118,6 +119,19 @@ class Family:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every tensor, integer buffers included."""
         return {name: array.shape for name, array in self.members[0].checkpoint.tensors.items()}
+
+    def with_controls(self, controls: Sequence[Control]) -> Family:
+        """Returns the family with the tensors of controls, which are the same in every member."""
+        if not controls:
+            return self
+        added = {control.weight_name: np.array([control.stored], np.float32) for control in controls}
+        return replace(
+            self,
+            members=tuple(
+                replace(member, checkpoint=replace(member.checkpoint, tensors={**member.checkpoint.tensors, **added}))
+                for member in self.members
+            ),
+        )
 
     def __getitem__(self, name: str) -> Member:
         """Returns the member of a name, or raises UsageError."""

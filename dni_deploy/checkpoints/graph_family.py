@@ -25,10 +25,12 @@ from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from dni_deploy.checkpoints.checkpoint import Checkpoint
 from dni_deploy.checkpoints.family import Family, check_member_names
+from dni_deploy.checkpoints.graph_controls import add_graph_controls
 from dni_deploy.checkpoints.graph_file import GraphFile
 from dni_deploy.checkpoints.ncnn_file import read_ncnn_file
 from dni_deploy.checkpoints.onnx_file import read_onnx_file
 from dni_deploy.errors import CheckpointError, MismatchError, UsageError, escape_name
+from dni_deploy.network_controls import CONTROL_PREFIX, Control
 from dni_deploy.utils.opset import MIN_OPSET
 
 INPUT_NAME, OUTPUT_NAME = "x", "y"
@@ -114,13 +116,22 @@ class _OrderedGraph:
         return _read_opset(self.model)
 
 
-def read_graph_files(members: Mapping[str, str | os.PathLike[str]]) -> dict[str, GraphFile]:
-    """Reads files with graphs, by the members' names; errors are those of `read_onnx_file` and `read_ncnn_file`."""
+def read_graph_files(members: Mapping[str, str | os.PathLike[str]], controls: Sequence[Control] = ()) -> dict[str, GraphFile]:
+    """Reads files with graphs, by the members' names.
+
+    Args:
+        members: The files, by the members' names.
+        controls: What their networks take beside the image, as `add_graph_controls` takes it.
+
+    Returns:
+        The networks. The errors are those of `read_onnx_file`, `read_ncnn_file` and `add_graph_controls`.
+    """
     check_member_names(members)
-    return {
+    files = {
         name: read_ncnn_file(path) if os.fspath(path).lower().endswith(".param") else read_onnx_file(path)
         for name, path in members.items()
     }
+    return {name: add_graph_controls(file, controls) for name, file in files.items()}
 
 
 def read_graph_family(members: Mapping[str, GraphFile], opset: int | None = None) -> GraphFamily:
@@ -181,7 +192,12 @@ def _order_graph(file: GraphFile, opset: int) -> _OrderedGraph:
     if len(images) != 1 or len(model.graph.output) != 1:
         raise CheckpointError(
             f"{file.name} has {len(images)} inputs and {len(model.graph.output)} outputs; "
-            "a family's networks have one image in and one out."
+            "a family's networks have one image in and one out"
+            + (
+                f", and numbers beside it as controls: --control {escape_name(images[1].name, 60)}=LOW..HIGH."
+                if images[1:]
+                else "."
+            )
         )
     _Orderer(graph, images[0].name, constants).run(model.graph.output[0].name)
     return graph
@@ -354,7 +370,7 @@ def _divide_constants(
     constants: dict[tuple[int, int], NDArray[Any]] = {}
     for key, places in groups.items():
         differing = _find_differing_member(places[0].values)
-        is_parameter = any(_is_listed(first, place, PARAMETER_INPUTS) for place in places)
+        is_parameter = key[0].startswith(CONTROL_PREFIX) or any(_is_listed(first, place, PARAMETER_INPUTS) for place in places)
         if places[0].values[0].dtype == np.float32 and places[0].values[0].size and (is_parameter or differing):
             for place in places:
                 _check_blendable(list(graphs), first, place, differing)

@@ -44,6 +44,14 @@ from dni_deploy.utils.optional_packages import import_optional
 @click.option(
     "--align", is_flag=True, help="Put each member's channels into the order of the first one's, where that changes nothing."
 )
+@click.option(
+    "--control",
+    "controls",
+    multiple=True,
+    metavar="NAME=LOW..HIGH@DEFAULT",
+    help="A number that the network takes beside the image and that moves live, such as sigma=0..50/255@15/255: an argument of "
+    "forward(), or a constant plane behind the image's channels. label:5=0..1@0 is an argument of five numbers. Repeatable.",
+)
 @options.force
 def command(
     command_output: CommandOutput,
@@ -55,6 +63,7 @@ def command(
     value_range: str | None,
     residual: bool | None,
     align: bool,
+    controls: tuple[str, ...],
     force: bool,
 ) -> None:
     """Make one bundle from the checkpoints of a family.
@@ -80,6 +89,7 @@ def command(
             value_range=values,
             residual=residual,
             align=align,
+            controls=controls,
             force=force,
             progress=progress,
             **chosen,

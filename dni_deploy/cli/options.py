@@ -290,7 +290,23 @@ threads = click.option(
     show_default=True,
     help="Number of threads of the engine; 0: one per core.",
 )
-session_options = _combine(engine, precision, device, threads)
+
+
+def _parse_controls(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
+    values: dict[str, str] = import_optional("dni_deploy.network_controls").parse_values(texts) if texts else {}
+    return values
+
+
+controls = click.option(
+    "--control",
+    "controls",
+    multiple=True,
+    callback=_parse_controls,
+    metavar="NAME=VALUE",
+    help="A value for what the network takes beside the image, such as sigma=25/255; `dni-deploy inspect` lists its controls. "
+    "Repeatable.  [default: the bundle's]",
+)
+session_options = _combine(engine, precision, device, threads, controls)
 """What every command that runs a network takes; the command gets it as one SessionOptions, `session_options`."""
 
 arch = click.option("--arch", default="auto", show_default=True, help="Name of the architecture, or package.module:factory.")

@@ -34,6 +34,7 @@ from dni_deploy.utils.optional_packages import import_optional
 )
 @options.extrapolate
 @options.group_rule_options
+@options.controls
 @options.save_alpha_preset
 @options.force
 def command(
@@ -44,6 +45,7 @@ def command(
     precision: str | None,
     extrapolate: bool,
     rules: Any,
+    controls: dict[str, str],
     save_preset: Path | None,
     force: bool,
 ) -> None:
@@ -62,6 +64,7 @@ def command(
         force=force,
         extrapolate=extrapolate,
         rules=rules,
+        controls=controls,
         save_preset=save_preset,
     )
     if command_output.print_result("refit", report.to_json()):

@@ -126,6 +126,7 @@ class Barrier:
         pixel_blend: Error of the mean of both members' outputs.
         input: Error of the input itself, enlarged to the output's size; None where the two are no images of one kind.
         noise: Sigma, of 255, of the noise that was added to the input; 0 without.
+        calibrated: Error of the blend whose output was calibrated on the other test images; None where that is not known.
     """
 
     pair: str
@@ -136,6 +137,7 @@ class Barrier:
     pixel_blend: float
     input: float | None = None
     noise: int = 0
+    calibrated: float | None = None
 
     @property
     def barrier(self) -> float:
@@ -170,6 +172,7 @@ def measure_barrier(
     high: float,
     x: NDArray[np.float32] | None = None,
     noise: int = 0,
+    calibrated: NDArray[np.float32] | None = None,
 ) -> Barrier:
     """Compares outputs with a reference; values are clipped to low..high, as those of an image are.
 
@@ -182,6 +185,7 @@ def measure_barrier(
         high: Value of white.
         x: The input, (N, C, H, W).
         noise: Sigma, of 255, of the noise that was added to it.
+        calibrated: The blend's output with a calibration; None without.
     """
     first, middle, second = (np.clip(np.nan_to_num(y.astype(np.float64), nan=low), low, high) for y in outputs)
     enlarged = None if x is None else _enlarge(x, reference.shape)
@@ -192,6 +196,7 @@ def measure_barrier(
     return Barrier(
         pair, test_image, error(first), error(middle), error(second), error((first + second) / 2),
         None if enlarged is None else error(enlarged), noise,
+        None if calibrated is None else error(np.clip(calibrated, low, high)),
     )  # fmt: skip
 
 
@@ -223,6 +228,7 @@ class BlendLoss:
         second: PSNR of the second member.
         pixel_blend: PSNR of the mean of both members' outputs.
         input: PSNR of the input itself, enlarged; None where that is no image of the same kind.
+        calibrated: PSNR of the blend with its output calibrated on the other test images; None where that is not known.
     """
 
     test_images: tuple[str, ...]
@@ -232,6 +238,7 @@ class BlendLoss:
     second: float
     pixel_blend: float
     input: float | None = None
+    calibrated: float | None = None
 
     @property
     def is_known(self) -> bool:
@@ -260,6 +267,7 @@ class BlendLoss:
             "first, dB": f"{self.first:.2f}",
             "halfway": f"{self.middle:.2f}",
             "second": f"{self.second:.2f}",
+            "calibrated": "-" if self.calibrated is None else f"{self.calibrated:.2f}",
             "pixel blending": f"{self.pixel_blend:.2f}",
             "loss": f"{self.loss:+.2f}",
         }
@@ -280,8 +288,8 @@ def measure_blend_loss(barriers: Sequence[Barrier]) -> BlendLoss | None:
     for noise in sorted({row.noise for row in barriers}):
         rows = [row for row in barriers if row.noise == noise]
         psnrs = (
-            None if rows[0].input is None and name == "input" else _psnr(float(np.mean([getattr(row, name) for row in rows])))
-            for name in ("first", "middle", "second", "pixel_blend", "input")
+            None if getattr(rows[0], name) is None else _psnr(float(np.mean([getattr(row, name) for row in rows])))
+            for name in ("first", "middle", "second", "pixel_blend", "input", "calibrated")
         )
         losses.append(BlendLoss(tuple(row.test_image for row in rows), noise, *psnrs))  # type: ignore[arg-type]
     return max((row for row in losses if row.is_known), key=lambda row: row.loss, default=None)

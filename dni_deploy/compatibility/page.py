@@ -27,6 +27,7 @@ LOSS_TITLES = {
     "first, dB": "PSNR of the first member, dB",
     "halfway": "halfway, dB",
     "second": "second member, dB",
+    "calibrated": "halfway with its output calibrated on the other test images, dB",
     "pixel blending": "pixel blending, dB",
     "loss": "loss halfway against the worse end, dB",
 }

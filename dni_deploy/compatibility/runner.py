@@ -152,7 +152,7 @@ def _open_exported(family: Family, arch: str) -> AbstractContextManager[BlendRun
     network = architecture.build(tensors)
     signature = architecture.resolve_signature(network)
     exported, _ = import_optional("exporters.cache").export_graph_cached(architecture.name, network, signature)
-    return _run_graph(architecture.name, signature, family, exported.graph, exported.names)
+    return _run_graph(architecture.name, signature, family.with_controls(signature.controls), exported.graph, exported.names)
 
 
 def _open_graph_family(files: GraphFamily) -> AbstractContextManager[BlendRunner]:

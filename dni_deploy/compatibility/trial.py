@@ -18,6 +18,7 @@ from dni_deploy.compatibility.midpoint import (
     measure_batchnorm_mismatches,
     measure_midpoint,
 )
+from dni_deploy.compatibility.output_calibration import calibrate_outputs
 from dni_deploy.compatibility.probes import MAX_NOISY_IMAGES, TEST_NOISE_SIGMAS, SampleInput, add_noise, is_restoration_network
 from dni_deploy.compatibility.runner import BlendRunner, MemberCoefficients
 from dni_deploy.imaging.frames import Frame
@@ -101,8 +102,10 @@ def measure_pairs(
             add_noise(sample, signature, sigma) for sigma in TEST_NOISE_SIGMAS for sample in sample_inputs[:MAX_NOISY_IMAGES]
         ]
         outputs = _run_blends(runner, blends, sample_inputs, len(blends), total, progress)
-    for sample, sample_outputs in zip(sample_inputs, outputs, strict=True):
-        result.barriers += _measure_barriers(pairs, sample, sample_outputs, signature)
+    calibrated = {pair: _calibrate_pair(runner, pair, sample_inputs, outputs) for pair in pairs}
+    for index, (sample, sample_outputs) in enumerate(zip(sample_inputs, outputs, strict=True)):
+        halfway = {pair: images[index] for pair, images in calibrated.items()}
+        result.barriers += _measure_barriers(halfway, sample, sample_outputs, signature)
     result.norm_mismatches = _measure_norms(runner, pairs, members, [sample.x for sample in sample_inputs])
     report_progress(progress, total, total, "done")
     return result
@@ -135,7 +138,19 @@ def _measure_midpoints(pairs: Sequence[Pair], sample: SampleInput, outputs: _Out
     ]
 
 
-def _measure_barriers(pairs: Sequence[Pair], sample: SampleInput, outputs: _Outputs, signature: Signature) -> list[Barrier]:
+def _calibrate_pair(
+    runner: BlendRunner, pair: Pair, samples: Sequence[SampleInput], outputs: Sequence[_Outputs]
+) -> list[NDArray[np.float32] | None]:
+    """What a calibration of the output would make of the blend; nothing where it has one, or cannot have one."""
+    if runner.calibration is not None or runner.signature.controls:
+        return [None] * len(samples)
+    return calibrate_outputs(samples, [_select_outputs(pair, each) for each in outputs], runner.signature.residual)
+
+
+def _measure_barriers(
+    calibrated: Mapping[Pair, NDArray[np.float32] | None], sample: SampleInput, outputs: _Outputs, signature: Signature
+) -> list[Barrier]:
+    """A row for each pair, whose blend with a calibration is given; none where the right image is not known."""
     if sample.reference is None or sample.reference.shape != next(iter(outputs.values())).shape:
         return []
     ends = signature.low, signature.high
@@ -148,8 +163,9 @@ def _measure_barriers(pairs: Sequence[Pair], sample: SampleInput, outputs: _Outp
             *ends,
             sample.x,
             sample.noise,
+            image,
         )
-        for pair in pairs
+        for pair, image in calibrated.items()
     ]
 
 

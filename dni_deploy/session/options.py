@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 from dni_deploy.blending.group_rules import Rule
 from dni_deploy.errors import UsageError, escape_name
+from dni_deploy.network_controls import ControlValues
 from engines import registry
 from engines.interface import EngineOptions
 
@@ -28,6 +29,7 @@ class SessionOptions:
         cuda_graph: Replay frames as a CUDA graph where the engine can.
         extrapolate: Allow coefficients outside 0 to 1, as far as every BatchNorm variance stays positive.
         rules: For groups of weights that have an alpha of their own, such as ["norm:*=0.2", "body.*=0.2..0.8"].
+        controls: Values of what the network takes beside the image, such as {"sigma": 0.1}; others have their defaults.
 
     Raises:
         UsageError: An unknown engine or precision, a number that is out of range, or rules that are one text.
@@ -42,6 +44,7 @@ class SessionOptions:
     cuda_graph: bool = False
     extrapolate: bool = False
     rules: Sequence[str | Rule] = ()
+    controls: ControlValues = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.engine != "auto":

@@ -5,6 +5,7 @@ with dni.open_session("sr.dni", alpha=0.35) as session:
     session.alpha = {"psnr": 0.2, "gan": 0.8}  # from any thread; the next frame has it
     out = session(frame, alpha=0.7)  # this frame has it, whoever else uses the session, and no other one
     session.rules = ["norm:*=0.2"]  # groups of weights with an alpha of their own, whatever that of the others is
+    session.controls = {"sigma": 25 / 255}  # what the network takes beside the image
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 
 from dni_deploy.alpha.coefficients import Alpha, Coefficients
 from dni_deploy.blending.calibration_table import EXTRAPOLATION_UNSUPPORTED_MESSAGE, GROUPS_UNSUPPORTED_MESSAGE
+from dni_deploy.blending.control_settings import NO_CONTROLS, ControlSettings
 from dni_deploy.blending.group_rules import AlphaRules, Rules
 from dni_deploy.blending.variance_guard import VarianceGuard, list_variance_names
 from dni_deploy.blending.weight_groups import WeightGroups
@@ -33,6 +35,7 @@ from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import CoefficientsError, EngineError, UsageError
 from dni_deploy.imaging.frames import AnyFrame, check_frame, check_signature, to_pixels
 from dni_deploy.imaging.rendered import RenderedFrame, RenderedPixels
+from dni_deploy.network_controls import ControlValues
 from dni_deploy.session.options import SessionOptions
 from dni_deploy.session.ring import FrameRing
 from dni_deploy.session.swap import AsyncRefit, CurrentWeights, SyncRefit
@@ -51,15 +54,18 @@ class RenderState:
     Attributes:
         coefficients: The alpha that moves.
         rules: For groups of weights that have an alpha of their own; None without.
+        controls: Values of the network's controls.
     """
 
     coefficients: Coefficients
     rules: AlphaRules | None = None
+    controls: ControlSettings = NO_CONTROLS
 
     def expand_coefficients(self) -> NDArray[np.float64]:
-        """Returns the coefficients as `Engine.refit` takes them: float64 (N,), or (W, N) by rules."""
+        """Returns the coefficients as `Engine.refit` takes them: float64 (N,), or (W, N) by rules or controls."""
         base = self.coefficients.to_array()
-        return base if self.rules is None else self.rules.compute_coefficients(base)
+        rows = base if self.rules is None else self.rules.compute_coefficients(base)
+        return self.controls.apply(rows)
 
 
 class Session:
@@ -88,6 +94,7 @@ class Session:
         engine_reason: str = "",
         load_groups: Callable[[], WeightGroups] | None = None,
         rules: Rules | None = None,
+        controls: ControlSettings = NO_CONTROLS,
     ) -> None:
         """Refits the engine with the first alpha; `open_session` makes all arguments.
 
@@ -101,6 +108,7 @@ class Session:
             engine_reason: Why this engine was chosen.
             load_groups: Returns the bundle's weights by name, role and depth; called once, when there are rules.
             rules: As in `SessionOptions`.
+            controls: The first values of the network's controls.
 
         Raises:
             UsageError: A rule is none, or selects nothing.
@@ -117,8 +125,8 @@ class Session:
         self._closed = False
         self._ring = FrameRing()
         self.change_seconds = 0.0
-        self._state_lock = threading.Lock()  # alpha and rules are set one by one and applied together
-        start = self._validate_state(initial, self._parse_rules(rules))
+        self._state_lock = threading.Lock()  # alpha, rules and controls are set one by one and applied together
+        start = self._validate_state(RenderState(initial, self._parse_rules(rules), controls))
         self._refitter: SyncRefit[RenderState] | AsyncRefit[RenderState]
         if async_refit:
             self._refitter = AsyncRefit(engine.slots, self._refit_and_synchronize, start)
@@ -139,7 +147,9 @@ class Session:
     @alpha.setter
     def alpha(self, alpha: Alpha) -> None:
         with self._state_lock:
-            self._request_state(self._validate_state(alpha, self._refitter.requested_value.rules))
+            self._request_state(
+                self._validate_state(replace(self._refitter.requested_value, coefficients=self._parse_alpha(alpha)))
+            )
 
     @property
     def rules(self) -> AlphaRules | None:
@@ -154,7 +164,21 @@ class Session:
     def rules(self, rules: Rules | None) -> None:
         parsed = self._parse_rules(rules)
         with self._state_lock:
-            self._request_state(self._validate_state(self._refitter.requested_value.coefficients, parsed))
+            self._request_state(self._validate_state(replace(self._refitter.requested_value, rules=parsed)))
+
+    @property
+    def controls(self) -> dict[str, float]:
+        """The newest values of the network's controls, by name; empty where it has none.
+
+        Assigning some of them leaves the others as they are. It validates at once, and the values are in force from the next
+        frame on, as an alpha is. It raises UsageError; the controls then stay as they were.
+        """
+        return self._refitter.requested_value.controls.to_dict()
+
+    @controls.setter
+    def controls(self, values: ControlValues) -> None:
+        with self._state_lock:
+            self._request_state(self._parse_state(None, values))
 
     def _request_state(self, state: RenderState) -> None:
         if state != self._refitter.requested_value:
@@ -209,14 +233,23 @@ class Session:
         Raises:
             CoefficientsError: It is no alpha for this family.
         """
-        return self._parse_state(alpha).coefficients
+        state = replace(self._refitter.requested_value, coefficients=self._parse_alpha(alpha))
+        return self._validate_state(state).coefficients
 
-    def _parse_state(self, alpha: Alpha) -> RenderState:
-        return self._validate_state(alpha, self._refitter.requested_value.rules)
+    def _parse_alpha(self, alpha: Alpha) -> Coefficients:
+        return Coefficients.parse(alpha, self.members, extrapolate=self._variance_guard is not None)
 
-    def _validate_state(self, alpha: Alpha, rules: AlphaRules | None) -> RenderState:
-        guard = self._variance_guard
-        state = RenderState(Coefficients.parse(alpha, self.members, extrapolate=guard is not None), rules)
+    def _parse_state(self, alpha: Alpha | None, controls: ControlValues | None) -> RenderState:
+        """The newest state with another alpha, other controls, or both."""
+        state = self._refitter.requested_value
+        if alpha is not None:
+            state = replace(state, coefficients=self._parse_alpha(alpha))
+        if controls:
+            state = replace(state, controls=state.controls.change(controls))
+        return self._validate_state(state)
+
+    def _validate_state(self, state: RenderState) -> RenderState:
+        guard, rules = self._variance_guard, state.rules
         if guard is not None and rules is None:
             guard.check(state.coefficients)
         elif guard is not None and rules is not None:
@@ -235,11 +268,11 @@ class Session:
             self._weight_groups = self._load_groups()
         return AlphaRules.parse(rules, self._weight_groups, self.members, extrapolate=self._variance_guard is not None)
 
-    def __call__(self, frame: AnyFrame, *, alpha: Alpha | None = None) -> NDArray[Any]:
+    def __call__(self, frame: AnyFrame, *, alpha: Alpha | None = None, controls: ControlValues | None = None) -> NDArray[Any]:
         """Renders a frame, (H, W, 3) RGB -> (scale * H, scale * W, 3), a fresh array; takes and raises what `render` does."""
-        return self.render(frame, alpha=alpha).output
+        return self.render(frame, alpha=alpha, controls=controls).output
 
-    def render(self, frame: AnyFrame, *, alpha: Alpha | None = None) -> RenderedFrame:
+    def render(self, frame: AnyFrame, *, alpha: Alpha | None = None, controls: ControlValues | None = None) -> RenderedFrame:
         """Renders a frame.
 
         Args:
@@ -247,6 +280,7 @@ class Session:
                 array in its memory, an object with `__cuda_array_interface__`, such as a tensor of PyTorch.
             alpha: The frame's own alpha, with the rules that are in force: this frame has it, no other one, and `session.alpha`
                 stays. It is refitted if no slot has it; `change_seconds` tells how long that took. None: `session.alpha`.
+            controls: The frame's own values of some controls, in the same way. None: `session.controls`.
 
         Returns:
             The output, a fresh array of the frame's dtype, with the generation and the coefficients it was rendered with. A
@@ -254,20 +288,20 @@ class Session:
             `shape`, `dtype` and `__cuda_array_interface__`, to be kept until what reads it has run.
 
         Raises:
-            UsageError: `frame` is none.
+            UsageError: `frame` or a control's value is none.
             CoefficientsError: `alpha` is none; nothing was done.
             MismatchError: The network does not turn frames into frames.
             EngineError: A refit or the engine failed, the output is not finite, or the session is closed.
         """
-        state = self._check_request(frame, alpha)
+        state = self._check_request(frame, alpha, controls)
         with self._hold_weights(state) as weights:
             return self._render(frame, weights)
 
-    def _check_request(self, frame: AnyFrame, alpha: Alpha | None) -> RenderState | None:
+    def _check_request(self, frame: AnyFrame, alpha: Alpha | None, controls: ControlValues | None = None) -> RenderState | None:
         if not hasattr(frame, "__cuda_array_interface__"):  # what has it is checked by the engine, which reads it
             check_frame(frame)
         check_signature(self.signature)
-        state = None if alpha is None else self._parse_state(alpha)
+        state = None if alpha is None and not controls else self._parse_state(alpha, controls)
         self._check_open()
         return state
 
@@ -278,7 +312,9 @@ class Session:
     def _hold_weights(self, state: RenderState | None) -> AbstractContextManager[CurrentWeights[RenderState]]:
         return self._refitter.hold_current() if state is None else self._refitter.hold(state)
 
-    def submit(self, frame: AnyFrame, *, alpha: Alpha | None = None) -> Future[RenderedFrame]:
+    def submit(
+        self, frame: AnyFrame, *, alpha: Alpha | None = None, controls: ControlValues | None = None
+    ) -> Future[RenderedFrame]:
         """Begins to render a frame, so that it overlaps with those before and after it.
 
         Waits while FRAMES_IN_FLIGHT frames are under way, and for a refit where the frame needs one: weights are chosen and
@@ -287,6 +323,7 @@ class Session:
         Args:
             frame: As in `render`; an array on the host is copied, so that the caller may change it at once.
             alpha: As in `render`; None: `session.alpha` as it is now.
+            controls: As in `render`, likewise.
 
         Returns:
             What `render` returns, or what the engine raises, later.
@@ -294,7 +331,7 @@ class Session:
         Raises:
             UsageError: As `render`, like CoefficientsError, MismatchError and, for a refit or a closed session, EngineError.
         """
-        state = self._check_request(frame, alpha)
+        state = self._check_request(frame, alpha, controls)
         source = frame.copy() if isinstance(frame, np.ndarray) else frame
         return self._ring.submit(lambda: self._hold_weights(state), lambda weights: self._render(source, weights))
 
@@ -345,7 +382,7 @@ class Session:
             raise UsageError(f"infer takes a float32 array (N, C, H, W); got {got}.")
         if x.shape[1] != self.signature.input_channels:
             raise UsageError(f"The network takes {self.signature.input_channels} channels, the array has {x.shape[1]}.")
-        state = None if alpha is None else self._parse_state(alpha)
+        state = None if alpha is None else self._parse_state(alpha, None)
         self._check_open()
         with self._hold_weights(state) as weights:
             return self.engine.infer(weights.slot, np.ascontiguousarray(x))
@@ -425,6 +462,7 @@ def open_session(
     bound_rules = AlphaRules.parse(rules, groups, members, extrapolate=extrapolate) if groups else None
     if opened.manifest.calibration is not None:
         log.info("the calibration of %s is in use", opened.path)
+    controls = ControlSettings.make_default(opened.signature.controls, opened.weight_names).change(options.controls)
     engine, choice = open_engine(opened, options.engine, options.engine_options)
     try:
         session = Session(
@@ -437,6 +475,7 @@ def open_session(
             engine_reason=choice.reason,
             load_groups=lambda: groups or _read_weight_groups(opened),
             rules=bound_rules,
+            controls=controls,
         )
         log.info("session opened in %.2f s: engine %s (%s)", time.perf_counter() - started, engine.name, choice.reason)
         return session

@@ -88,8 +88,9 @@ def find_muxer(path: Path) -> str:
 
 
 def list_container_options(muxer: str) -> dict[str, str]:
-    """Lists the options of a muxer: nothing that changes from run to run, and the index of MP4 before the frames."""
-    return {"fflags": "+bitexact", **({"movflags": "+faststart"} if muxer in ("mp4", "mov") else {})}
+    """Lists the options of a muxer: the same bytes in every run; MP4 with its index first; WebP that starts over, as GIF does."""
+    own = {"mp4": {"movflags": "+faststart"}, "mov": {"movflags": "+faststart"}, "webp": {"loop": "0"}}
+    return {"fflags": "+bitexact", **own.get(muxer, {})}
 
 
 class JoinError(InputError):
@@ -176,7 +177,7 @@ def _rehearse(
             targets = _add_copied_streams(output, source, copies)
             output.start_encoding()
             for packet in _encode_black_frame(settings, output_format, plan.has_global_header):
-                packet.stream = video
+                packet.stream, packet.dts = video, packet.pts  # x265 leaves the decoding time of a single frame undefined
                 output.mux_one(packet)
             copiers = _make_copiers(source, targets, plan.start)
             for packet in demux_copied_packets(source, video_file, copiers):
@@ -316,26 +317,31 @@ def _describe_changes(
     elif start:
         yield f"the video begins at {float(start):.3f} s: moved to 0 s, with all streams alike"
     if jumps:
-        places = f"{jumps} places" if jumps != 1 else "1 place"
+        places = _format_count(jumps, "place")
         yield f"its timestamps jump at {places}: what follows was moved, in all streams alike, so that it continues"
     for copy in copies:
         if copy.encoder is not None:
             yield f"stream {copy.index} ({describe_stream(source.streams[copy.index])}) is converted to {copy.encoder}"
-    for kind, plural in (("attachment", "attached files are"), ("video", "cover images are")):
+    for kind, noun in (("attachment", "attached file"), ("video", "cover image")):
         count = sum(stream.type == kind for stream in left_out)
         if count:
-            yield f"{count} {plural} left out: {path.suffix} has no place for them, .mkv has"
+            yield f"{_format_count(count, noun)} left out: {path.suffix} has no place for that, .mkv has"
+
+
+def _format_count(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' if count != 1 else ''}"
 
 
 def _describe_repairs(path: Path, copier: StreamCopier) -> Iterator[str]:
     """Says what was changed in the packets of a stream."""
     name = f"stream {copier.source.index} ({describe_stream(copier.source)})"
     if copier.moved_packets:
-        yield f"{name}: {copier.moved_packets} packets with a time that was absent or not later were moved behind the one before"
+        moved = _format_count(copier.moved_packets, "packet")
+        yield f"{name}: the times of {moved} were absent or not later than that before, and were set behind it"
     if copier.refused_packets:
-        yield f"{name}: {copier.refused_packets} packets are left out, as they are damaged ({copier.refusal})"
+        yield f"{name}: {_format_count(copier.refused_packets, 'packet')} left out, damaged ({copier.refusal})"
     if copier.cut_packets:
-        yield f"{name}: {copier.cut_packets} packets that its edit list cuts away are left out of the {path.suffix} file"
+        yield f"{name}: {_format_count(copier.cut_packets, 'packet')} that its edit list cuts away left out of the {path.suffix} file"
 
 
 def _can_hold_codec(muxer: str, settings: EncoderOptions, output_format: OutputFormat) -> bool:

@@ -75,6 +75,21 @@ class VideoJob:
         """Number of frames in whole segments."""
         return sum(segment.frames for segment in self.stored_segments.values())
 
+    def check_has_no_gap(self) -> None:
+        """Checks that the segments follow each other.
+
+        Raises:
+            InputError: Frames between them could not be read this time.
+        """
+        expected = 0
+        for segment in self.segments:
+            if segment.first_frame != expected:
+                raise InputError(
+                    f"Frames {expected} to {segment.first_frame - 1} of the video could not be read this time; later ones are done "
+                    f"and kept in {escape_name(self.folder)}. Give the same command again, or --fresh."
+                )
+            expected += segment.frames
+
     def has_frame(self, number: int) -> bool:
         """Tells whether a frame is in a whole segment."""
         segment = self.stored_segments.get(number // self.segment_frames)

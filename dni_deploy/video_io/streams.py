@@ -18,6 +18,7 @@ from av.subtitles.codeccontext import SubtitleCodecContext
 from av.subtitles.subtitle import AssSubtitle, SubtitleSet
 
 from dni_deploy.errors import escape_name
+from dni_deploy.video_io.reader import demux_past_errors
 from dni_deploy.video_io.timestamps import shift_packet
 from dni_deploy.video_io.video_file import VideoFile
 
@@ -285,22 +286,17 @@ class StreamCopier:
 def demux_copied_packets(
     container: InputContainer, video_file: VideoFile, copiers: dict[int, StreamCopier]
 ) -> Iterator[Packet[Any]]:
-    """Reads the packets of the copied streams, until a place that cannot be read, and makes packets of the output.
+    """Reads the packets of the copied streams, as far as they can be read, and makes packets of the output.
 
     Yields:
         Packets of the output, in the order of the source.
     """
     for stream in container.streams:
         stream.discard = Discard.default if stream.index in copiers else Discard.all
-    packets = container.demux(*(container.streams[index] for index in copiers)) if copiers else iter(())
     correct_timestamps = video_file.time_jumps.make_correction()
-    while True:
-        try:
-            packet = next(packets)
-        except (StopIteration, av.error.FFmpegError):
-            return
-        if packet.dts is None and packet.pts is None and not packet.size:
-            continue  # the mark of a stream's end
+    for packet in demux_past_errors(container, [container.streams[index] for index in copiers]) if copiers else ():
+        if packet is None or (packet.dts is None and packet.pts is None and not packet.size):
+            continue  # a place that cannot be read, or the mark of a stream's end
         correct_timestamps(packet)
         if not _is_in_part(packet, container.streams[packet.stream_index], video_file):
             continue

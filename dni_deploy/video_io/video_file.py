@@ -25,7 +25,7 @@ from dni_deploy.imaging.orientation import Orientation
 from dni_deploy.video_io.color import ColorSpec, has_transparency
 from dni_deploy.video_io.containers import ALLOWED_DEMUXERS, describe_unread
 from dni_deploy.video_io.decoder import make_decode_function, says_transparent
-from dni_deploy.video_io.hdr import TRANSFER_NAMES, HdrMetadata, list_dynamic_metadata
+from dni_deploy.video_io.hdr import LINEAR_TRANSFER, TRANSFER_NAMES, HdrMetadata, list_dynamic_metadata
 from dni_deploy.video_io.image_sequence import DEFAULT_FRAME_RATE, is_image_sequence, link_frames
 from dni_deploy.video_io.raw_formats import parse_rate
 from dni_deploy.video_io.timestamps import TimeJumps, find_time_jumps
@@ -411,6 +411,8 @@ def _describe_conversions(
         yield f"the transparency of {stream.codec_context.codec.canonical_name} is left out: this decoder does not read it"
     if color.transfer in TRANSFER_NAMES:
         yield f"{TRANSFER_NAMES[color.transfer]} (HDR): the network gets the codes as they are, as if they were SDR"
+    if color.transfer == LINEAR_TRANSFER:
+        yield "linear light: the network gets the codes as they are, and values above 1 are cut off"
     for kind in list_dynamic_metadata(frame):
         yield f"{kind} metadata of single frames is left out"
     if orientation is None:

@@ -8,16 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from dni_deploy.errors import MismatchError, escape_name
-from dni_deploy.signature import Signature
 from exporters.architectures.change_forward import change_forward
+from exporters.architectures.run_at_some_size import run_at_some_size
 from exporters.measure_function import find_border
-
-TRIED_SIDES_PX = (64, 128, 256)
-"""Heights to run the network at; widths are twice as much."""
 
 
 def adapt_network(net: nn.Module) -> None:
@@ -33,7 +29,7 @@ def adapt_network(net: nn.Module) -> None:
     """
     notes: list[str] = []
     cast(Any, net).export_notes = notes
-    output = _run_at_some_size(net)
+    output = run_at_some_size(net)
     if output is None:
         return
     size, value = output
@@ -50,31 +46,6 @@ def adapt_network(net: nn.Module) -> None:
                 f"The network's convolutions cut off {border} pixels on each side; the graph extends the image by them first, "
                 "repeating its border."
             )
-
-
-def channels_to_try(net: nn.Module) -> list[int]:
-    """Lists numbers of input channels, likely ones first.
-
-    A network whose first convolution takes one channel may be one that works on the luma of RGB images: 3 is tried first.
-    """
-    first = [module.in_channels for module in net.modules() if isinstance(module, nn.Conv2d)][:1]
-    return list(dict.fromkeys([3, 1, 4] if first == [1] else [*first, 3, 1, 4]))
-
-
-def _run_at_some_size(net: nn.Module) -> tuple[tuple[int, int], Any] | None:
-    signature = getattr(net, "signature", None)
-    if isinstance(signature, Signature) and signature.kind == "latent":
-        return None
-    channels = [signature.input_channels] if isinstance(signature, Signature) else channels_to_try(net)
-    for count in channels:
-        for side in TRIED_SIDES_PX:
-            try:
-                with torch.no_grad():
-                    output = net(torch.rand(1, count, side, 2 * side, generator=torch.Generator().manual_seed(0)))
-            except Exception:  # whatever an unknown network raises on a size it cannot take
-                continue
-            return (side, 2 * side), output
-    return None
 
 
 def _choose_image(net: nn.Module, outputs: Any, size: tuple[int, int]) -> Any:

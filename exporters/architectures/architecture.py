@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -13,7 +13,9 @@ import torch
 from torch import nn
 
 from dni_deploy.errors import MismatchError, escape_name
+from dni_deploy.network_controls import Control
 from dni_deploy.signature import Signature
+from exporters.architectures.add_controls import add_controls, read_controls
 from exporters.architectures.measure_signature import measure_signature, raise_minimum
 
 Shape = tuple[int, ...]
@@ -70,11 +72,16 @@ class Architecture:
         title = f"{self.name} x{signature.scale}" if isinstance(signature, Signature) else self.name
         return self.name, tuple(names[key] for key in net.state_dict() if not is_batch_counter(key)), title
 
-    def build(self, tensors: Mapping[str, np.ndarray]) -> nn.Module:
+    def build(self, tensors: Mapping[str, np.ndarray], controls: Sequence[Control] = ()) -> nn.Module:
         """Builds the network in eval mode, without gradients, with copies of these tensors, floats as float32.
 
+        Args:
+            tensors: Of a member.
+            controls: What the network takes beside the image; empty for those of its attribute `signature`.
+
         Raises:
-            MismatchError: A name or shape differs; the first one is named. `num_batches_tracked` is ignored.
+            MismatchError: A name or shape differs; the first one is named. `num_batches_tracked` is ignored. Or the network
+                takes no such controls.
         """
         try:
             net = self._make_matching_network(shapes_of(tensors))
@@ -89,6 +96,8 @@ class Architecture:
         state.update({key: torch.tensor(0) for key in net.state_dict() if is_batch_counter(key)})
         net.load_state_dict({key: state[key] for key in net.state_dict()}, assign=self.supports_meta_device)
         net.eval().requires_grad_(False)
+        signature = getattr(net, "signature", None)
+        add_controls(net, controls or (signature.controls if isinstance(signature, Signature) else ()))
         if self.adapt_network is not None:
             self.adapt_network(net)
         _SOURCE_TENSORS[net] = tensors
@@ -103,7 +112,8 @@ class Architecture:
             MismatchError: As `measure_signature`.
         """
         signature = getattr(net, "signature", None)
-        return raise_minimum(net, signature if isinstance(signature, Signature) else measure_signature(net))
+        signature = signature if isinstance(signature, Signature) else measure_signature(net)
+        return raise_minimum(net, replace(signature, controls=read_controls(net)))
 
     def _make_matching_network(self, shapes: Shapes) -> nn.Module:
         canonical_shapes = self.canonicalize_tensors(shapes)

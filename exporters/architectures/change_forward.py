@@ -15,9 +15,9 @@ class OriginalCall:
         """Remembers the network and its class."""
         self._net, self._model_class = net, model_class
 
-    def __call__(self, *arguments: Any) -> Any:
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         """Runs the original forward."""
-        return cast(Any, self._model_class).forward(self._net, *arguments)
+        return cast(Any, self._model_class).forward(self._net, *arguments, **keywords)
 
     forward = __call__
 

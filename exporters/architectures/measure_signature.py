@@ -12,7 +12,7 @@ from torch import nn
 
 from dni_deploy.errors import MismatchError
 from dni_deploy.signature import Signature
-from exporters.architectures.adapt_network import channels_to_try
+from exporters.architectures.run_at_some_size import channels_to_try
 from exporters.measure_function import measure_function
 
 MAX_MINIMUM_PX = 512

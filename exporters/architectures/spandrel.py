@@ -20,12 +20,13 @@ from spandrel.architectures.IPT.__arch import model as ipt_patches
 from torch import nn
 
 from dni_deploy.errors import MismatchError, escape_name
+from dni_deploy.network_controls import Control
 from dni_deploy.signature import Signature
 from exporters.architectures.architecture import Architecture, Shapes
 from exporters.architectures.change_forward import change_forward
 
-NOISE_LEVEL = 15 / 255
-"""What spandrel gives networks that take a map of the noise."""
+NOISE_CONTROL = Control("noise", 0.0, 75 / 255, 15 / 255)
+"""For networks that take a map of the noise level behind the image's channels; the default is what spandrel gives them."""
 
 
 def recognize_architecture(tensors: Mapping[str, np.ndarray]) -> Architecture | None:
@@ -56,6 +57,7 @@ def recognize_architecture(tensors: Mapping[str, np.ndarray]) -> Architecture | 
         descriptor.scale,
         sizes.multiple_of,
         minimum=max(sizes.minimum, 1),
+        controls=(NOISE_CONTROL,) if _needs_noise_map(net, descriptor) else (),
     )
     names = _map_names(tensors, net)
 
@@ -76,25 +78,19 @@ def recognize_architecture(tensors: Mapping[str, np.ndarray]) -> Architecture | 
 def _call_like_descriptor(net: nn.Module, descriptor: Any) -> nn.Module:
     """Makes the network compute what the descriptor does: it may scale the output, pick one of several, or add a noise map.
 
-    The class changes and not the nesting, so that weights keep the names that they have in files.
+    The class changes and not the nesting, so that weights keep the names that they have in files. A noise map is a control's.
     """
     call = cast(Callable[..., Any], descriptor._call_fn)
     if isinstance(net, IPT):
         call = _call_on_all_patches
-    elif _needs_noise_map(net, descriptor):
-        call = _call_with_noise_map
-    change_forward(net, call)
+    if not _needs_noise_map(net, descriptor):
+        change_forward(net, call)
     cast(Any, net).spandrel_version = spandrel.__version__  # the descriptor's function is a part of the network
     return net
 
 
 def _needs_noise_map(net: nn.Module, descriptor: Any) -> bool:
     return isinstance(net, (DRUNet, DnCNN)) and next(net.parameters()).shape[1] == descriptor.input_channels + 1
-
-
-def _call_with_noise_map(net: Any, x: torch.Tensor) -> Any:
-    """Does what spandrel does for DRUNet and FDnCNN, but for any batch: theirs makes a map for one image."""
-    return net(torch.cat([x, torch.full_like(x[:, :1], NOISE_LEVEL)], dim=1))
 
 
 def _call_on_all_patches(net: Any, x: torch.Tensor) -> Any:

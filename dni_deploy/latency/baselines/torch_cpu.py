@@ -11,6 +11,7 @@ from torch import nn
 
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError, MismatchError, escape_name
+from dni_deploy.network_controls import drop_control_tensors
 from engines.frame_conversion import HostFrameEngine
 from engines.interface import EngineOptions
 from exporters.architectures.registry import find_architecture
@@ -38,7 +39,9 @@ class TorchEager(HostFrameEngine):
         if options.threads:
             torch.set_num_threads(options.threads)
         tensors = [bundle.read_tensors(member) for member in bundle.members]
-        net = find_architecture(bundle.architecture, tensors[0]).build(tensors[0])
+        controls = bundle.signature.controls
+        own = drop_control_tensors(tensors[0], controls)
+        net = find_architecture(bundle.architecture, own).build(own, controls)
         self._net: nn.Module = net.eval().to(memory_format=self.memory_format)  # type: ignore[call-overload]
         names = set(self._net.state_dict())
         if not names.issuperset(bundle.weight_names):

@@ -179,7 +179,11 @@ def test_loss_pixel_blending_and_path_are_printed(tmp_path: Path, capsys: pytest
     loss = fields["pairs"][0]["loss"]
     assert loss["loss"] == pytest.approx(min(loss["first"], loss["second"]) - loss["middle"])
     assert loss["pixel_blend_loss"] == pytest.approx(min(loss["first"], loss["second"]) - loss["pixel_blend"])
-    figures = [f"{loss[name]:.2f}" for name in ("first", "middle", "second", "pixel_blend")]
+    figures = [
+        "-" if loss[name] is None else f"{loss[name]:.2f}"
+        for name in ("first", "middle", "second", "calibrated", "pixel_blend")
+    ]
+    assert figures[3] == "-"  # one image has no other to be calibrated on
     assert any(line.split()[3:] == ["1", *figures, f"{loss['loss']:+.2f}"] for line in text.splitlines())
     assert f"path       {' - '.join(fields['path']['members'])}" in text
     assert f"weak link  {fields['path']['weak_link']}: {fields['path']['verdict']}" in text

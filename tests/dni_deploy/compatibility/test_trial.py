@@ -38,6 +38,7 @@ class ScalingRunner:
     signature = Signature()
     architecture = "scaling"
     weight_names = ("w",)
+    calibration = None
 
     def __init__(self, **factors: float) -> None:
         self.factors = factors

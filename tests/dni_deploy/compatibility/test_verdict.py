@@ -102,6 +102,9 @@ def test_a_dark_blend_is_advised_to_calibrate_and_pixel_blending_is_compared() -
     assert "--calibrate" not in advise(dark, pixel_blend=2.0)
     assert "Pixel blending" in advise(HOLDS)
     assert "Pixel blending" not in advise(HOLDS, pixel_blend=2.0)
+    gained = advise(HOLDS, calibrated=1e-3)
+    assert "from 25.00 to 30.00 dB" in gained
+    assert "--calibrate" not in advise(HOLDS, calibrated=3e-3)  # 0.2 dB
     flipped = PairEvidence([layer(0.99, flipped=8)], 0.99, midpoints=dark)
     assert "--calibrate" not in " ".join(judge_pair("a - b", flipped).advice)
 
