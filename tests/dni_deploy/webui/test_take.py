@@ -152,7 +152,7 @@ class Watcher:
                 self.status |= json.loads(data).get("status", {})
 
 
-@pytest.mark.parametrize("network_s", [0.0, 0.35])
+@pytest.mark.parametrize("network_s", [pytest.param(0.0, marks=pytest.mark.slow), 0.35])
 def test_a_take_is_rendered_again_with_the_shares_that_were_shown(
     network_s: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
