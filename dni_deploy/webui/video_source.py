@@ -131,11 +131,15 @@ class LoopedVideo:
         return VideoPosition(position.frame + ahead, position.seconds + later_s, position.pass_number)
 
     def _wait_for_frame(self, seconds: float, wait_until: float) -> _TimedFrame | None:
-        """Returns the next frame; waits for it only where it should have been shown already."""
-        due_seconds = self._due_positions[-1][0] + float(1 / self._video_file.frame_rate)
-        if self._next_frame is None and due_seconds < seconds and self._thread.is_alive():
+        """Returns the next frame; waits for it only where it should have been shown already, and for a frame's duration at most.
+
+        A decoder that is slower than the video would never catch up.
+        """
+        duration = float(1 / self._video_file.frame_rate)
+        if self._next_frame is None and self._due_positions[-1][0] + duration < seconds and self._thread.is_alive():
             with contextlib.suppress(queue.Empty):
-                self._next_frame = self._decoded_frames.get(timeout=max(0.0, wait_until - time.monotonic()))
+                timeout = min(duration, max(0.0, wait_until - time.monotonic()))
+                self._next_frame = self._decoded_frames.get(timeout=timeout)
         return self._peek_frame()
 
     def _peek_frame(self) -> _TimedFrame | None:
