@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # what a type checker sees; importing the standard library's 
     from dni_deploy.api.sweep import sweep as sweep
     from dni_deploy.api.tune import tune as tune
     from dni_deploy.api.video import video as video
+    from dni_deploy.api.videos import videos as videos
     from dni_deploy.bundle.bundle import Bundle as Bundle
     from dni_deploy.checkpoints.checkpoint import Checkpoint as Checkpoint
     from dni_deploy.checkpoints.family import Family as Family
@@ -64,6 +65,7 @@ if TYPE_CHECKING:  # what a type checker sees; importing the standard library's 
     from dni_deploy.spatial.alpha_map import AlphaMapOptions as AlphaMapOptions
     from dni_deploy.spatial.render import render_map as render_map
     from dni_deploy.video_io.encoder import EncoderOptions as EncoderOptions
+    from dni_deploy.video_io.video_file import InputOptions as InputOptions
 
 _NAMES_BY_MODULE = {
     "alpha.coefficients": "Coefficients",
@@ -75,6 +77,7 @@ _NAMES_BY_MODULE = {
     "alpha.timeline": "AlphaSource AlphaTimeline",
     "api.build": "CalibrationOptions",
     "api.serve": "PreviewOptions",
+    "api.videos": "videos",
     "bundle.bundle": "Bundle",
     "checkpoints.checkpoint": "Checkpoint",
     "checkpoints.family": "Family",
@@ -88,6 +91,7 @@ _NAMES_BY_MODULE = {
     "spatial.alpha_map": "AlphaMap AlphaMapOptions",
     "spatial.render": "render_map",
     "video_io.encoder": "EncoderOptions",
+    "video_io.video_file": "InputOptions",
 }
 _COMMAND_FUNCTIONS = (
     "bench build check demo doctor export filter inspect calibrate refit run serve slider sweep tune video"  # one per command

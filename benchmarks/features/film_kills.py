@@ -26,6 +26,7 @@ import numpy as np
 from benchmarks.result_file import describe_commit, write_result
 from benchmarks.samples import ROOT, write_identity_bundle, write_video
 from dni_deploy.api.video import video
+from dni_deploy.errors import UsageError
 from dni_deploy.utils.hardware import count_cores, cpu_name
 from dni_deploy.video_io.encoder import EncoderOptions
 from dni_deploy.video_io.resume import job_folder_path
@@ -62,12 +63,16 @@ def write_film(path: Path) -> None:
 
 
 def run_job(sources: Path, outputs: Path) -> None:
-    """Makes the films that are not there yet, one after the other."""
+    """Makes the films, one after the other. One that is there already is not replaced, which is an error of its command."""
     for name in FILMS:
         output = outputs / name
-        if not output.exists():
+        was_there = output.exists()
+        try:
             log = output.with_suffix(".jsonl")
             video(sources / "identity.dni", sources / name, output, ALPHA, encoder=ENCODER_OPTIONS, alpha_log=log)
+        except UsageError:
+            if not was_there:
+                raise
 
 
 def start_job(sources: Path, outputs: Path) -> Any:
@@ -135,7 +140,10 @@ def main(kills: int, output: str) -> None:
                 child = start_job(sources, outputs)
                 child.join()
                 left = sorted(entry.name for entry in outputs.iterdir())
-                equal += child.exitcode == 0 and read_files(outputs) == whole and left == sorted(whole)
+                is_equal = child.exitcode == 0 and read_files(outputs) == whole and left == sorted(whole)
+                if not is_equal:
+                    click.echo(f"kill {done} left {left}, exit code {child.exitcode}", err=True)
+                equal += is_equal
                 done += 1
             for entry in outputs.iterdir():
                 if entry.is_file():

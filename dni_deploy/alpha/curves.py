@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from dni_deploy.alpha.coefficients import Coefficients
-from dni_deploy.alpha.keyframes import ALPHA_FILE_SCHEMA_VERSION, Moment, check_schema, convert_to_common_unit, read_moment
+from dni_deploy.alpha.keyframes import ALPHA_FILE_SCHEMA_VERSION, check_schema, convert_to_common_unit
 from dni_deploy.alpha.simplex import interpolate
 from dni_deploy.errors import CoefficientsError, UsageError, escape_name
+from dni_deploy.utils.moment import Moment, read_moment
 
 CURVE_SHAPES: dict[str, Callable[[float], float]] = {
     "sine": lambda turn: (1.0 - math.cos(2.0 * math.pi * turn)) / 2.0,

@@ -23,12 +23,8 @@ from dni_deploy.alpha.log import AlphaLog
 from dni_deploy.alpha.timeline import AlphaSource
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import (
-    EngineError,
     InputError,
-    LimitError,
-    MismatchError,
     PartialResultError,
-    UnavailableError,
     UsageError,
     escape_name,
 )
@@ -41,16 +37,26 @@ from dni_deploy.spatial.alpha_map import AlphaMapOptions
 from dni_deploy.spatial.video import SpatialVideoSettings
 from dni_deploy.utils.atomic_write import write_file_atomically
 from dni_deploy.utils.progress import OptionalProgress, report_progress
-from dni_deploy.video_io.encoder import EncoderOptions, OutputFormat, choose_output_format
-from dni_deploy.video_io.mux import JoinError, find_muxer, mux_segments, plan_output
+from dni_deploy.video_io.encoder import EncoderOptions, OutputFormat, choose_output_format, keeps_hdr
+from dni_deploy.video_io.image_sequence import (
+    check_no_frame_exists,
+    find_frame_encoder,
+    fingerprint_frames,
+    is_image_sequence,
+    names_frames,
+    write_frames,
+)
+from dni_deploy.video_io.mux import FRAMES_MUXER, find_muxer, mux_segments, plan_output
 from dni_deploy.video_io.output_notes import describe_output_format
 from dni_deploy.video_io.pipeline import make_completed_future
-from dni_deploy.video_io.reader import DroppedFrames
-from dni_deploy.video_io.resume import VideoJob, fingerprint_file, has_started_log, open_job
-from dni_deploy.video_io.transcode import FrameFunction, JobFolderError, TranscodeSettings, transcode_segments
+from dni_deploy.video_io.reader import DroppedFrames, SizeChangeError
+from dni_deploy.video_io.resume import VideoJob, fingerprint_file, has_started_log, open_job, remove_published_job
+from dni_deploy.video_io.transcode import FrameFunction, TranscodeSettings, transcode_segments
 from dni_deploy.video_io.video_file import InputOptions, VideoFile, open_video_file
 
 LIVE_ALPHA_DIGEST = "live"
+
+LOST_HDR_NOTE = "mastering display and light levels (HDR10) are lost: --codec libx265 and .mp4, .mov or .mkv keep them"
 
 
 @dataclass(frozen=True)
@@ -109,8 +115,9 @@ def video(
 
     Args:
         bundle_path: The bundle or its path.
-        source_path: The video.
-        output: The video to write: .mp4, .mov, .mkv, .webm, .avi, .ts, .mxf, .gif or another of MUXER_BY_SUFFIX.
+        source_path: The video; or a folder of pictures, or their names with a number, such as "in/%05d.png".
+        output: The video to write: .mp4, .mov, .mkv, .webm, .avi, .ts, .mxf, .gif or another of MUXER_BY_SUFFIX; or
+            pictures, "out/%05d.png", numbered as the frames of the video, from 0.
         alpha: An alpha, alpha over time as open_alpha_source reads it, or an AlphaSource; required unless there is an alpha
             map between two members.
         alpha_map: A gray image, or a video with a gray frame for each frame: each pixel gets an alpha between `alpha`
@@ -146,7 +153,11 @@ def video(
     log_path = None if alpha_log is None else Path(alpha_log)
     _check_outputs([video_path] if map_options is None else [video_path, Path(map_options.mask)], output_path, log_path, force)
     muxer = find_muxer(output_path)
-    encoder, options = (encoder or EncoderOptions()).for_muxer(muxer), options or SessionOptions()
+    encoder, options = encoder or EncoderOptions(), options or SessionOptions()
+    if muxer == FRAMES_MUXER:
+        encoder = encoder.with_default_codec(find_frame_encoder(output_path))
+    else:
+        encoder = encoder.for_muxer(muxer)
     input_options = input_options or InputOptions()
     source = open_video_file(video_path, input_options)
     bundle = Bundle.ensure_open(bundle_path)
@@ -172,7 +183,7 @@ def video(
     settings = TranscodeSettings(encoder, output_format, plan.has_global_header, input_options)
     with open_session(bundle, session_options, alpha=alphas.at(0.0, 0)) as session:
         description: dict[str, Any] = {
-            "film": fingerprint_file(video_path),
+            "film": fingerprint_frames(video_path) if is_image_sequence(video_path) else fingerprint_file(video_path),
             "bundle": bundle.digest,
             "alpha": _digest_alpha_source(alphas),
             "engine": [session.engine.name, options.precision],
@@ -201,20 +212,24 @@ def video(
             else map_settings.make_frame_function(session, tile, overlap)
         )
         process_frame = move_controls(process_frame, session, controls)
-        with (
-            open_job(output_path, description, segment_frames=encoder.segment_frames, fresh=fresh or live) as job,
-            _remove_job_on_failure(job),
-        ):
-            dropped_frames = transcode_segments(source, job, process_frame, settings, scale, progress)
-            if not job.segments:
-                raise InputError(f"{escape_name(video_path)} holds no frame that can be decoded. Nothing was written.")
+        with open_job(output_path, description, segment_frames=encoder.segment_frames, fresh=fresh or live) as job:
+            with _remove_useless_job(job):
+                dropped_frames = transcode_segments(source, job, process_frame, settings, scale, progress)
+                if not job.segments:
+                    raise InputError(f"{escape_name(video_path)} holds no frame that can be decoded. Nothing was written.")
+            job.check_has_no_gap()
             report_progress(progress, job.frames, job.frames, "joining the segments")
             if log_path is not None:
                 logged = has_started_log(output_path)
                 job.mark_log_started()
                 _write_log(log_path, job, bundle, source.first_number, force or logged)
-            with write_file_atomically(output_path, force=force) as temporary:
-                mux_segments(temporary, plan, job.segments, source, encoder, output_format)
+            if plan.muxer == FRAMES_MUXER:
+                job.mark_log_started()  # so that the same command may go on where it is stopped between two pictures
+                write_frames(output_path, job.segments, source.first_number)
+            else:
+                with write_file_atomically(output_path, force=force) as temporary:
+                    mux_segments(temporary, plan, job.segments, source, encoder, output_format)
+                    job.mark_published(temporary)
             job.remove()
         report = VideoReport(
             source=os.fspath(video_path),
@@ -230,7 +245,8 @@ def video(
             notes=(
                 *source.notes,
                 *plan.notes,
-                *_describe_adjustments(source, scale, output_format, dropped_frames, job),
+                *_describe_adjustments(source, scale, output_format, encoder.codec, dropped_frames, job),
+                *([] if keeps_hdr(encoder, output_format, muxer) else [LOST_HDR_NOTE]),
                 *_describe_fields(source, dropped_frames, input_options),
             ),
         )
@@ -269,14 +285,19 @@ def move_controls(process_frame: FrameFunction, session: Session, controls: Mapp
 def _check_outputs(input_paths: Sequence[Path], output_path: Path, log_path: Path | None, force: bool) -> None:
     if not output_path.parent.is_dir():
         raise UsageError(f"The folder {escape_name(output_path.parent)} does not exist. Nothing was written.")
+    if names_frames(output_path) and not force and not has_started_log(output_path):
+        check_no_frame_exists(output_path)
     for path in (output_path, log_path):
         if path is None:
             continue
+        if names_frames(path) and os.path.realpath(path.parent) in {os.path.realpath(film) for film in input_paths}:
+            raise UsageError(f"{escape_name(path.parent)} is the input, too; choose another folder. Nothing was written.")
         if os.path.realpath(path) in {os.path.realpath(film) for film in input_paths}:
             raise UsageError(f"{escape_name(path)} is the input, too; choose another output. Nothing was written.")
         if path.is_dir():
             raise UsageError(f"{escape_name(path)} is a folder; name a file. Nothing was written.")
         if os.path.lexists(path) and not force and not (path is log_path and has_started_log(output_path)):
+            remove_published_job(output_path)
             raise UsageError(f"{escape_name(path)} exists; give --force to replace it. Nothing was written.")
     if log_path is not None and os.path.realpath(log_path) == os.path.realpath(output_path):
         raise UsageError(f"{escape_name(log_path)} cannot be the film and its alpha log. Nothing was written.")
@@ -306,15 +327,11 @@ def _digest_alpha_source(alphas: AlphaSource) -> str:
 
 
 @contextmanager
-def _remove_job_on_failure(job: VideoJob) -> Iterator[None]:
-    """Remove the job where going on with it would fail again; what a stop, a full disk or a device broke off stays."""
+def _remove_useless_job(job: VideoJob) -> Iterator[None]:
+    """Removes a job that ends without a whole segment, or at a frame at which it would always end. Any other stays."""
     try:
         yield
-    except (LimitError, UnavailableError, EngineError, JobFolderError, JoinError, OSError):
-        if not job.segments:
-            job.remove()
-        raise
-    except (InputError, UsageError, MismatchError):
+    except SizeChangeError:
         job.remove()
         raise
     except BaseException:
@@ -324,9 +341,9 @@ def _remove_job_on_failure(job: VideoJob) -> Iterator[None]:
 
 
 def _describe_adjustments(
-    source: VideoFile, scale: int, target: OutputFormat, losses: DroppedFrames, job: VideoJob
+    source: VideoFile, scale: int, target: OutputFormat, codec: str, losses: DroppedFrames, job: VideoJob
 ) -> Iterator[str]:
-    yield from describe_output_format(source, scale, target)
+    yield from describe_output_format(source, scale, target, codec)
     if job.damaged_segments:
         yield f"{job.damaged_segments} segments of the stopped run were damaged and were made again"
     if losses.adjusted_timestamps:

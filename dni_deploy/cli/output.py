@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,10 @@ from dni_deploy.utils.progress import OptionalProgress
 
 OUTPUT_SCHEMA_VERSION = 2
 """Version of every JSON object on stdout; it changes when a field is renamed, removed or given another meaning."""
+
+
+LINE_INTERVAL_S = 5.0
+"""Seconds between two lines of progress, where there is no terminal."""
 
 
 @dataclass
@@ -74,13 +79,16 @@ class CommandOutput:
 
     @contextmanager
     def show_progress(self) -> Iterator[OptionalProgress]:
-        """Shows a progress bar on stderr where that is a terminal.
+        """Shows progress on stderr: a bar on a terminal, else a line every LINE_INTERVAL_S; with --json one object a line.
 
         Yields:
-            The callback that moves the bar; None where there is no bar.
+            The callback that shows it; None where nothing is shown.
         """
-        if self.quiet or sys.stderr is None or not sys.stderr.isatty():
+        if self.quiet or sys.stderr is None:
             yield None
+            return
+        if self.json or not sys.stderr.isatty():
+            yield _LineProgress(self.json)
             return
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -89,6 +97,25 @@ class CommandOutput:
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task("", total=None)
             yield lambda done, total, what: bar.update(task, completed=done, total=total, description=escape_name(what, 60))
+
+
+class _LineProgress:
+    """Prints progress as lines, the first one after LINE_INTERVAL_S: what is over before that has none."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+        self._printed_at = time.monotonic()
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        now = time.monotonic()
+        if now - self._printed_at < LINE_INTERVAL_S:
+            return
+        self._printed_at = now
+        if self._as_json:
+            line = json.dumps({"schema": OUTPUT_SCHEMA_VERSION, "progress": {"done": done, "total": total, "what": what}})
+        else:
+            line = f"{PROGRAM_NAME}: {done}{f' of {total}' if total else ''}, {escape_name(what, 200)}"
+        click.echo(line, err=True)
 
 
 def _replace_non_finite(value: object) -> object:

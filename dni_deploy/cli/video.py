@@ -9,6 +9,7 @@ import click
 
 from dni_deploy.cli import options
 from dni_deploy.cli.output import CommandOutput, format_seconds, print_summary
+from dni_deploy.cli.standard_video import STANDARD_STREAM, resolve_standard_streams
 from dni_deploy.errors import UsageError, escape_name
 from dni_deploy.utils.optional_packages import import_optional
 
@@ -45,13 +46,18 @@ def _parse_streams(ctx: click.Context, param: click.Parameter, text: str | None)
     dni-deploy video sr.dni in.mp4 -o out.mp4 --alpha 0.2 --alpha-map matte.mp4 --alpha-map-to 0.9
     dni-deploy video sr.dni in.mp4 -o out.mp4 --alpha show.json --crf 20 --preset medium --alpha-log played.jsonl
     dni-deploy video sr.dni in.mp4 -o try.mp4 --alpha 0.35 --preview 2s@1:23
+    dni-deploy video sr.dni a.mp4 b.mp4 -o out/ --alpha 0.35
+    dni-deploy video sr.dni frames/ -o out.mp4 --alpha 0.35 --fps 24
+    dni-deploy video sr.dni in.mp4 -o frames/%05d.png --alpha 0.35
     dni-deploy video sr.dni in.mov -o out.mov --alpha 0.35 --codec prores_ks
     dni-deploy video sr.dni in.mp4 -o out.mp4 --alpha 0.35 --codec libx265 --pix-fmt yuv420p10le --encoder-option tune=grain
     """,
 )
 @options.bundle
-@click.argument("video", metavar="IN", type=options.PATH_TYPE)
-@options.output_option("The video to write: .mp4, .mov, .mkv, .webm, .avi, .ts, .mxf, .gif, .webp, ...")
+@click.argument("videos", metavar="IN...", nargs=-1, required=True, type=options.PATH_TYPE)
+@options.output_option(
+    "The video to write: .mp4, .mov, .mkv, .webm, .avi, .ts, .mxf, .gif, .webp, ...; pictures, out/%05d.png; a folder, for several; or -."
+)
 @click.option(
     "--alpha",
     metavar="ALPHA",
@@ -105,6 +111,7 @@ def _parse_streams(ctx: click.Context, param: click.Parameter, text: str | None)
 @click.option("--from", "start", metavar="TIME", help="Begin at this time, such as 1:23, 2.5s or 75f (a frame).")
 @click.option("--to", "end", metavar="TIME", help="Stop before this time.")
 @click.option("--preview", metavar="DURATION@TIME", help="Only this much from there on, such as 2s@1:23.")
+@click.option("--fps", metavar="RATE", help="Frames per second of pictures, such as 24 or 30000/1001.  [default: 25]")
 @click.option("--deinterlace", is_flag=True, help="Make whole frames of interlaced ones, as many as there were.")
 @click.option(
     "--segment",
@@ -120,7 +127,7 @@ def _parse_streams(ctx: click.Context, param: click.Parameter, text: str | None)
 def command(
     command_output: CommandOutput,
     bundle: Path,
-    video: Path,
+    videos: tuple[Path, ...],
     output: Path,
     alpha: str | None,
     alpha_map: Any,
@@ -135,41 +142,54 @@ def command(
 ) -> None:
     """Process a video, with one alpha, with alpha over time, or with an alpha for each pixel.
 
+    IN is a video, a folder of pictures, their names with a number (%05d.png), or - for stdin, which is read to its end first.
+    Several go into a folder. -o - writes Matroska to stdout.
+
     Sound, subtitles, chapters and every timestamp are kept. The output appears when it is complete; a run that was stopped
     resumes when the same command is given again. If frames of the video are damaged, the others are processed and the exit
     code is 8.
     """
-    verb = import_optional("dni_deploy.api.video").video
-    with command_output.show_progress() as progress:
-        report = verb(
-            bundle,
-            video,
-            output,
-            alpha,
-            alpha_map=alpha_map,
-            options=session_options,
-            tile=tile,
-            overlap=overlap,
-            encoder=encoder,
-            input_options=input_options,
-            fresh=not resume,
-            alpha_log=alpha_log,
-            force=force,
-            progress=progress,
-        )
-    if command_output.print_result("video", report.to_json()):
-        return
-    new_frames = report.frames - report.resumed_frames
-    print_summary(
-        {
-            "wrote": report.output,
-            "size": f"{report.width}x{report.height}, {report.codec}",
-            "frames": f"{report.frames}, {report.resumed_frames} of them from the earlier run"
-            if report.resumed_frames
-            else report.frames,
-            "engine": options.format_engine(report.engine, report.engine_reason),
-            "took": f"{format_seconds(report.seconds)}, {new_frames / report.seconds:.1f} frames/s",
+    if output == STANDARD_STREAM and command_output.json:
+        raise UsageError("--json prints on stdout, where -o - writes the video; leave one of them out.")
+    if alpha_log is not None and len(videos) > 1:
+        raise UsageError("--alpha-log is the log of one video; process each apart.")
+    with resolve_standard_streams(videos, output) as (sources, target), command_output.show_progress() as progress:
+        arguments: dict[str, Any] = {
+            "alpha_map": alpha_map,
+            "options": session_options,
+            "tile": tile,
+            "overlap": overlap,
+            "encoder": encoder,
+            "input_options": input_options,
+            "fresh": not resume,
+            "alpha_log": alpha_log,
+            "force": force,
+            "progress": progress,
         }
-    )
+        if len(sources) > 1 or target.is_dir():
+            reports = import_optional("dni_deploy.api.videos").videos(bundle, sources, target, alpha, **arguments)
+        else:
+            reports = [import_optional("dni_deploy.api.video").video(bundle, sources[0], target, alpha, **arguments)]
+    if len(videos) == 1 and command_output.print_result("video", reports[0].to_json()):
+        return
+    if len(videos) > 1 and command_output.print_result("video", {"videos": [report.to_json() for report in reports]}):
+        return
+    for report in reports:
+        _print_report(report, has_summary=output != STANDARD_STREAM)
+
+
+def _print_report(report: Any, *, has_summary: bool) -> None:
+    new_frames = report.frames - report.resumed_frames
+    summary = {
+        "wrote": report.output,
+        "size": f"{report.width}x{report.height}, {report.codec}",
+        "frames": f"{report.frames}, {report.resumed_frames} of them from the earlier run"
+        if report.resumed_frames
+        else report.frames,
+        "engine": options.format_engine(report.engine, report.engine_reason),
+        "took": f"{format_seconds(report.seconds)}, {new_frames / report.seconds:.1f} frames/s",
+    }
+    if has_summary:
+        print_summary(summary)
     for note in report.notes:
         click.echo(f"note: {note}", err=True)

@@ -233,7 +233,7 @@ class OscAlphaListener(AlphaListener):
                     f"Nothing that {escape_name(message.address, 80)} matches takes {len(message.numbers)} numbers."
                 )
         for target in targets:
-            self._apply(target, message)
+            self._apply_numbers(target, message)
 
     def _fits(self, target: OscTarget, count: int) -> bool:
         """Whether a target that a pattern matches is meant by a message of so many numbers."""
@@ -242,7 +242,7 @@ class OscAlphaListener(AlphaListener):
         members = len(self.handler.shared_alpha.members)
         return count == (members if target.sets_all(count) else target.argument_count)
 
-    def _apply(self, target: OscTarget, message: OscMessage) -> None:
+    def _apply_numbers(self, target: OscTarget, message: OscMessage) -> None:
         members, count = self.handler.shared_alpha.members, len(message.numbers)
         sets_all, expected = target.sets_all(count), target.argument_count
         if not sets_all and count != expected:
@@ -253,7 +253,7 @@ class OscAlphaListener(AlphaListener):
         numbers = [self._to_share(number, target, message.address) for number in message.numbers]
         if sets_all:
             self.handler.set_alpha(
-                _normalize(numbers, always=target.value_range is not None) if count == len(members) else numbers
+                _normalize_shares(numbers, always=target.value_range is not None) if count == len(members) else numbers
             )
         elif target.kind in ("x", "y"):
             self._point["xy".index(target.kind)] = numbers[0]
@@ -311,7 +311,7 @@ def _receive_datagrams(listening_socket: socket.socket) -> Iterator[tuple[bytes,
             continue
 
 
-def _normalize(shares: list[float], *, always: bool) -> list[float]:
+def _normalize_shares(shares: list[float], *, always: bool) -> list[float]:
     """Divides shares by their sum, where it is near 1, or `always`; what cannot be divided is left to be refused."""
     total = math.fsum(shares) if all(map(math.isfinite, shares)) else 0.0
     return [share / total for share in shares] if total > 0 and (always or abs(total - 1) <= SHARES_SUM_TOLERANCE) else shares

@@ -140,7 +140,7 @@ def _translate_token(token: str, pattern: str) -> str:
         return "[^/]*"
     if len(token) > 2 and token[0] == "[":
         is_negated, body = token[1] == "!", token[1:-1].removeprefix("!")
-        escaped = re.sub(r"[\\^\[\]&~|]", r"\\\g<0>", body)
+        escaped = re.sub(r"--+", r"\\-", re.sub(r"[\\^\[\]&~|]", r"\\\g<0>", body))
         try:
             re.compile(f"[{escaped}]")
         except re.error:

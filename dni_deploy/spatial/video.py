@@ -23,7 +23,7 @@ from dni_deploy.video_io.pipeline import make_completed_future
 from dni_deploy.video_io.reader import VideoReader
 from dni_deploy.video_io.resume import fingerprint_file
 from dni_deploy.video_io.transcode import FrameFunction
-from dni_deploy.video_io.video_file import VideoFile, open_video_file
+from dni_deploy.video_io.video_file import UNKNOWN_ORIENTATION_NOTE, VideoFile, open_video_file
 
 MAX_CODING_ERROR = 3
 """How far, of 255, coding may have moved a gray from a level and still be read as it: flat grays come back 1 or 2 off, and
@@ -56,9 +56,14 @@ class AlphaMapVideo:
 
         Raises:
             MismatchError: It has another size without `fit`, or fewer frames.
-            InputError: As `open_video_file`, like its other errors.
+            InputError: It is to be shown at another angle; and as `open_video_file`, like its other errors.
         """
         self.video_file = open_video_file(path)
+        if UNKNOWN_ORIENTATION_NOTE in self.video_file.notes:
+            raise InputError(
+                f"The video of alpha maps {escape_name(path)} is to be shown turned by an angle that is no multiple of 90 degrees, "
+                "or scaled unequally, so that its pixels do not lie on those of the video; write it upright. Nothing was written."
+            )
         self._levels = np.linspace(0.0, 1.0, DEFAULT_LEVELS if levels is None else levels)
         size = (self.video_file.width, self.video_file.height)
         fits = {(video_file.width, video_file.height), (video_file.width * scale, video_file.height * scale)}

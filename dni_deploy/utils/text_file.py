@@ -100,11 +100,11 @@ def load_json(text: str, allow_nan: bool = True) -> Any:
     except UsageError:
         raise
     except RecursionError:
-        raise UsageError("it is nested too deeply.") from None
+        raise UsageError("it is not JSON (nested too deeply).") from None
     except json.JSONDecodeError as error:
         raise UsageError(f"it is not JSON ({escape_name(error)}).") from None
     except ValueError:  # Python's limit for whole numbers
-        raise UsageError(f"a number has more than {sys.get_int_max_str_digits():,} digits.") from None
+        raise UsageError(f"it is not JSON (a number has more than {sys.get_int_max_str_digits():,} digits).") from None
 
 
 def _refuse_constant(name: str) -> None:

@@ -48,6 +48,10 @@ PICTURE_SUFFIX = "_pipe"
 """How FFmpeg names the demuxers of single pictures."""
 
 
+NO_PROTOCOL = {"protocol_whitelist": "none"}
+"""What a demuxer opens by itself, past PyAV, it opens by a protocol, and none is called so."""
+
+
 def identify_container(path: Path) -> str | None:
     """Finds out what a file is that is not read as a video.
 
@@ -61,7 +65,7 @@ def identify_container(path: Path) -> str | None:
         raise OSError("no other file is opened")
 
     try:
-        with open(path, "rb") as file, av.open(file, "r", io_open=refuse) as container:
+        with open(path, "rb") as file, av.open(file, "r", io_open=refuse, options=NO_PROTOCOL) as container:
             name: str = container.format.name
             return name
     except Exception:  # whatever a hostile file leads a demuxer to; the first error has been kept

@@ -25,7 +25,7 @@ from dni_deploy.video_io.color import ColorConverter, ColorSpec, is_gray
 from dni_deploy.video_io.containers import CONSTANT_RATE_MUXERS, DEFAULT_ENCODER, ENCODER_BY_MUXER
 from dni_deploy.video_io.decoder import has_separate_transparency
 from dni_deploy.video_io.hdr import HdrMetadata
-from dni_deploy.video_io.matroska import open_hdr_template
+from dni_deploy.video_io.matroska import CODEC_IDS, open_hdr_template
 from dni_deploy.video_io.pixel_formats import DEFAULT_FORMAT, check_pixel_format, choose_alignment, rank_pixel_formats
 from dni_deploy.video_io.video_file import VideoFile
 
@@ -40,8 +40,23 @@ QUALITY_OPTIONS = ("crf", "cq")
 DNXHR_PROFILES = {"yuv422p": "dnxhr_hq", "yuv422p10le": "dnxhr_hqx", "yuv444p10le": "dnxhr_444", "gbrp10le": "dnxhr_444"}
 """The profile of the encoder dnxhd for any size, by pixel format; without one, it takes a few sizes and bit rates alone."""
 
+TRANSPARENCY_MUXERS = ("matroska", "webm")
+"""The containers that have a place for packets of transparency beside those of the picture."""
+
 HDR_MUXERS = ("mp4", "mov", "matroska", "webm")
 """The containers that have a place for HDR metadata."""
+
+QUALITY_SCALES = {
+    "mjpeg": 2, "mpeg1video": 3, "mpeg2video": 3, "mpeg4": 3, "msmpeg4": 3, "msmpeg4v2": 3, "wmv1": 3, "wmv2": 3, "flv": 3,
+    "h263": 3, "h263p": 3,
+}  # fmt: skip
+"""FFmpeg's -q for encoders of old, nearly their best; without it, they aim at 200 kbit a second, whatever the size."""
+
+FF_QP2LAMBDA = 118
+"""What FFmpeg multiplies -q by."""
+
+VP9_CRF = "24"
+"""The quality of libvpx-vp9 where none is chosen; without it, the encoder aims at 256 kbit a second."""
 
 SVT_LOG_VARIABLE, SVT_LOG_ERRORS = "SVT_LOG", "1"
 """SVT-AV1 prints its settings on stderr unless this variable of the environment says otherwise."""
@@ -102,9 +117,11 @@ class EncoderOptions:
 
     def for_muxer(self, muxer: str) -> EncoderOptions:
         """Returns the options with the encoder that suits a container, where none was named."""
-        if self._for_any_codec is None:
-            return self
-        return replace(self._for_any_codec, codec=ENCODER_BY_MUXER.get(muxer, DEFAULT_ENCODER))
+        return self.with_default_codec(ENCODER_BY_MUXER.get(muxer, DEFAULT_ENCODER))
+
+    def with_default_codec(self, codec: str) -> EncoderOptions:
+        """Returns the options with this encoder, where none was named."""
+        return self if self._for_any_codec is None else replace(self._for_any_codec, codec=codec)
 
     def _chooses_rate(self) -> bool:
         return not {"b", "qp", "crf"}.isdisjoint(self.encoder_options)
@@ -260,6 +277,14 @@ def choose_output_format(settings: EncoderOptions, video_file: VideoFile, scale:
     """
     codec = av.Codec(settings.codec, "w")
     names = [settings.pixel_format] if settings.pixel_format else rank_pixel_formats(codec, video_file.pixel_format)
+    if muxer not in TRANSPARENCY_MUXERS:
+        opaque = [name for name in names if not has_separate_transparency(settings.codec, name)]
+        if settings.pixel_format and not opaque:
+            raise UsageError(
+                f"A {muxer} file has no place for the transparency of {escape_name(settings.codec)}; name an output that ends in "
+                ".webm or .mkv, or another --pix-fmt. Nothing was written."
+            )
+        names = opaque
     error: Exception | None = None
     global_header, reorders = keeps_encoder_header(muxer), muxer not in CONSTANT_RATE_MUXERS
     formats = [replace(output_format, reorders=reorders) for output_format in _list_output_formats(video_file, scale, names)]
@@ -330,6 +355,12 @@ def add_video_stream(output: OutputContainer, settings: EncoderOptions, output_f
     is_constant = output.format.name in CONSTANT_RATE_MUXERS
     stream.time_base = 1 / output_format.frame_rate if is_constant else output_format.time_base
     return stream
+
+
+def keeps_hdr(settings: EncoderOptions, output_format: OutputFormat, muxer: str) -> bool:
+    """Tells whether HDR metadata, if there is any, goes into the stream or the container."""
+    hdr, codec = output_format.hdr, av.Codec(settings.codec, "w").canonical_name
+    return hdr is None or bool(hdr.encoder_options(settings.codec)) or (muxer in HDR_MUXERS and codec in CODEC_IDS)
 
 
 def _add_hdr_stream(output: OutputContainer, settings: EncoderOptions, output_format: OutputFormat) -> VideoStream | None:
@@ -426,12 +457,16 @@ def _make_options(settings: EncoderOptions, output_format: OutputFormat, given: 
     own = output_format.hdr.encoder_options(settings.codec) if output_format.hdr is not None else {}
     if settings.codec == "libx265":
         own["x265-params"] = ":".join(filter(None, ["log-level=none", own.get("x265-params", "")]))
+    elif settings.codec in QUALITY_SCALES and not {"b", "global_quality", "qmin", "flags"} & given.keys():
+        own.update(flags="+qscale", global_quality=str(QUALITY_SCALES[settings.codec] * FF_QP2LAMBDA))
     elif settings.codec == "dnxhd" and output_format.pixel_format in DNXHR_PROFILES:
         own["profile"] = DNXHR_PROFILES[output_format.pixel_format]
-    elif has_separate_transparency(settings.codec, output_format.pixel_format):
-        own["auto-alt-ref"] = "0"  # libvpx has no transparency together with frames that are not shown
     elif settings.codec == "libsvtav1":
         os.environ.setdefault(SVT_LOG_VARIABLE, SVT_LOG_ERRORS)
+    if settings.codec == "libvpx-vp9" and not {"b", "crf"} & given.keys():
+        own.update(crf=VP9_CRF, b="0")
+    if has_separate_transparency(settings.codec, output_format.pixel_format):
+        own["auto-alt-ref"] = "0"  # libvpx has no transparency together with frames that are not shown
     if not output_format.reorders and "bf" in settings.option_names:
         own["bf"] = "0"
     if av.Codec(settings.codec, "w").experimental:

@@ -22,6 +22,9 @@ LIGHT_LEVEL = struct.Struct("=2I")
 TRANSFER_NAMES = {16: "PQ", 18: "HLG"}
 """AVCOL_TRC_* of HDR."""
 
+LINEAR_TRANSFER = 8
+"""AVCOL_TRC_LINEAR, as OpenEXR has it."""
+
 DYNAMIC_METADATA = {
     Type.DYNAMIC_HDR_PLUS: "HDR10+",
     Type.DOVI_RPU_BUFFER: "Dolby Vision",

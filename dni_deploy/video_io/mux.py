@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
+import numpy as np
 from av.container import InputContainer, OutputContainer
 from av.packet import Packet
-from av.stream import Stream
+from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 from dni_deploy.errors import InputError, LimitError, UnavailableError, UsageError, escape_name
@@ -33,6 +34,7 @@ from dni_deploy.video_io.encoder import (
     choose_output_format,
     keeps_encoder_header,
 )
+from dni_deploy.video_io.image_sequence import find_frame_encoder, names_frames
 from dni_deploy.video_io.matroska import make_packet_with_transparency
 from dni_deploy.video_io.segments import EncodedPacket, Segment
 from dni_deploy.video_io.streams import (
@@ -49,16 +51,33 @@ from dni_deploy.video_io.timestamps import shift_packet
 from dni_deploy.video_io.video_file import VideoFile, describe_stream, open_container
 from dni_deploy.video_io.video_part import VideoPart
 
-MAX_ADVISED = 4
-"""Number of containers that a message names."""
+ADVISED_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm")
+"""The containers that a message may name: those of old and of broadcast claim more than players make of them."""
+
+
+FRAMES_MUXER = "image2"
+"""FFmpeg's name for pictures with numbers in their names."""
+
+
+def _plan_frames(path: Path, video_file: VideoFile) -> OutputPlan:
+    """Plans pictures, which hold no other streams."""
+    with open_container(video_file.path) as source:
+        notes = [
+            f"stream {index} ({describe_stream(source.streams[index])}) is left out: pictures have no place for it"
+            for index in video_file.copied_streams
+        ]
+    return OutputPlan(FRAMES_MUXER, False, (), Fraction(0), tuple(notes))
 
 
 def find_muxer(path: Path) -> str:
-    """Returns FFmpeg's muxer for the suffix of a path.
+    """Returns FFmpeg's muxer for the suffix of a path, or FRAMES_MUXER for a pattern of pictures.
 
     Raises:
         UsageError: The suffix is none of MUXER_BY_SUFFIX.
     """
+    if names_frames(path):
+        find_frame_encoder(path)
+        return FRAMES_MUXER
     try:
         return MUXER_BY_SUFFIX[path.suffix.lower()]
     except KeyError:
@@ -69,8 +88,9 @@ def find_muxer(path: Path) -> str:
 
 
 def list_container_options(muxer: str) -> dict[str, str]:
-    """Lists the options of a muxer: nothing that changes from run to run, and the index of MP4 before the frames."""
-    return {"fflags": "+bitexact", **({"movflags": "+faststart"} if muxer in ("mp4", "mov") else {})}
+    """Lists the options of a muxer: the same bytes in every run; MP4 with its index first; WebP that starts over, as GIF does."""
+    own = {"mp4": {"movflags": "+faststart"}, "mov": {"movflags": "+faststart"}, "webp": {"loop": "0"}}
+    return {"fflags": "+bitexact", **own.get(muxer, {})}
 
 
 class JoinError(InputError):
@@ -112,6 +132,8 @@ def plan_output(path: Path, video_file: VideoFile, settings: EncoderOptions, out
         UnavailableError: The encoder does not work here, or the container cannot be begun.
     """
     muxer = find_muxer(path)
+    if muxer == FRAMES_MUXER:
+        return _plan_frames(path, video_file)
     has_global_header = keeps_encoder_header(muxer)
     Encoder(settings, output_format, global_header=has_global_header)
     if not _can_hold_codec(muxer, settings, output_format):
@@ -139,38 +161,62 @@ def plan_output(path: Path, video_file: VideoFile, settings: EncoderOptions, out
 def _rehearse(
     path: Path, plan: OutputPlan, video_file: VideoFile, settings: EncoderOptions, output_format: OutputFormat
 ) -> list[str]:
-    """Muxes the copied streams to nowhere, and returns a note on each that has to be changed."""
-    with open_container(video_file.path) as source, _open_null_output(plan.muxer) as output:
-        add_video_stream(output, settings, output_format)
-        targets = _add_copied_streams(output, source, plan)
-        try:
+    """Puts the output together without its frames, to nowhere, and returns a note on each stream that has to be changed.
+
+    Raises:
+        UsageError: The container does not take a stream.
+        UnavailableError: It does not take them together, or not the video.
+    """
+
+    def mux_to_nowhere(copies: tuple[StreamCopy, ...]) -> list[str]:
+        with (
+            open_container(video_file.path) as source,
+            av.open(os.devnull, "w", format=plan.muxer) as output,
+        ):
+            video = add_video_stream(output, settings, output_format)
+            targets = _add_copied_streams(output, source, copies)
             output.start_encoding()
-        except (av.error.FFmpegError, ValueError) as error:
-            kinds = "; ".join(describe_stream(source.streams[index]) for index in targets) or "none"
-            raise UnavailableError(
-                f"A {plan.muxer} file could not be begun with {escape_name(settings.codec)} and the other streams of the video "
-                f"({kinds}): {escape_name(getattr(error, 'strerror', error))}. Try another container, or leave streams out (--drop)."
-            ) from error
-        copiers = _make_copiers(source, targets, plan)
-        for packet in demux_copied_packets(source, video_file, copiers):
-            _mux_packet(output, packet, copiers)
-        for copier in copiers.values():
-            if copier.refused_packets and not copier.muxed_packets:
-                raise UsageError(
-                    _format_stream_error(plan.muxer, video_file, copier.source, settings, output_format, copier.refusal)
-                )
-        return [note for copier in copiers.values() for note in _describe_repairs(path, copier)]
+            for packet in _encode_black_frame(settings, output_format, plan.has_global_header):
+                packet.stream, packet.dts = video, packet.pts  # x265 leaves the decoding time of a single frame undefined
+                output.mux_one(packet)
+            copiers = _make_copiers(source, targets, plan.start)
+            for packet in demux_copied_packets(source, video_file, copiers):
+                _mux_packet(output, packet, copiers)
+            for copier in copiers.values():
+                if copier.refused_packets and not copier.muxed_packets:
+                    raise UsageError(
+                        _format_stream_error(plan.muxer, video_file, copier.source, settings, output_format, copier.refusal)
+                    )
+            output.close()  # some muxers look at their streams only now
+            return [note for copier in copiers.values() for note in _describe_repairs(path, copier)]
 
-
-@contextmanager
-def _open_null_output(muxer: str) -> Iterator[OutputContainer]:
-    """Opens a muxer that writes to nowhere. Its end may fail, since the video has no packets."""
-    output = av.open(os.devnull, "w", format=muxer)
     try:
-        yield output
-    finally:
-        with suppress(av.error.FFmpegError):
-            output.close()
+        return mux_to_nowhere(plan.copies)
+    except (av.error.FFmpegError, ValueError) as error:
+        if isinstance(error, UsageError):
+            raise
+        reason = escape_name(getattr(error, "strerror", error))
+    for copy in plan.copies:
+        try:
+            mux_to_nowhere((copy,))
+        except (av.error.FFmpegError, ValueError) as error:
+            with open_container(video_file.path) as source:
+                stream = source.streams[copy.index]
+                raise UsageError(
+                    _format_stream_error(plan.muxer, video_file, stream, settings, output_format, reason)
+                ) from error
+    raise UnavailableError(
+        f"A {plan.muxer} file could not be put together with {escape_name(settings.codec)} and the other streams of the video: "
+        f"{reason}. Try another container or --codec, or leave streams out (--drop). Nothing was written."
+    )
+
+
+def _encode_black_frame(
+    settings: EncoderOptions, output_format: OutputFormat, has_global_header: bool
+) -> Iterator[Packet[Any]]:
+    encoder = Encoder(settings, output_format, global_header=has_global_header)
+    yield from encoder.encode(np.zeros((output_format.height, output_format.width, 3), np.uint8), 0)
+    yield from encoder.flush()
 
 
 def mux_segments(
@@ -210,9 +256,9 @@ def mux_segments(
         video.disposition = source_video.disposition
         chapters = [_shift_chapter(chapter, plan.start, video_file.part) for chapter in source.chapters()]
         output.set_chapters([chapter for chapter in chapters if chapter["end"] > chapter["start"]])
-        targets = _add_copied_streams(output, source, plan)
+        targets = _add_copied_streams(output, source, plan.copies)
         output.start_encoding()
-        copiers = _make_copiers(source, targets, plan)
+        copiers = _make_copiers(source, targets, plan.start)
         start_ticks = round(plan.start / output_format.time_base)
         for timed in merge(
             _read_video_packets(segments, video, output_format, start_ticks),
@@ -222,14 +268,14 @@ def mux_segments(
             _mux_packet(output, timed.packet, copiers)
 
 
-def _add_copied_streams(output: OutputContainer, source: InputContainer, plan: OutputPlan) -> dict[int, Stream]:
+def _add_copied_streams(output: OutputContainer, source: InputContainer, copies: Sequence[StreamCopy]) -> dict[int, Stream]:
     """Adds the copied streams; returns those that have packets, by their index in the source."""
-    targets = {copy.index: add_copied_stream(output, source.streams[copy.index], copy) for copy in plan.copies}
+    targets = {copy.index: add_copied_stream(output, source.streams[copy.index], copy) for copy in copies}
     return {index: target for index, target in targets.items() if target.type != "attachment"}
 
 
-def _make_copiers(source: InputContainer, targets: dict[int, Stream], plan: OutputPlan) -> dict[int, StreamCopier]:
-    return {index: StreamCopier(source.streams[index], target, plan.start) for index, target in targets.items()}
+def _make_copiers(source: InputContainer, targets: dict[int, Stream], start: Fraction) -> dict[int, StreamCopier]:
+    return {index: StreamCopier(source.streams[index], target, start) for index, target in targets.items()}
 
 
 def _mux_packet(output: OutputContainer, packet: Packet[Any], copiers: dict[int, StreamCopier]) -> None:
@@ -271,26 +317,31 @@ def _describe_changes(
     elif start:
         yield f"the video begins at {float(start):.3f} s: moved to 0 s, with all streams alike"
     if jumps:
-        places = f"{jumps} places" if jumps != 1 else "1 place"
+        places = _format_count(jumps, "place")
         yield f"its timestamps jump at {places}: what follows was moved, in all streams alike, so that it continues"
     for copy in copies:
         if copy.encoder is not None:
             yield f"stream {copy.index} ({describe_stream(source.streams[copy.index])}) is converted to {copy.encoder}"
-    for kind, plural in (("attachment", "attached files are"), ("video", "cover images are")):
+    for kind, noun in (("attachment", "attached file"), ("video", "cover image")):
         count = sum(stream.type == kind for stream in left_out)
         if count:
-            yield f"{count} {plural} left out: {path.suffix} has no place for them, .mkv has"
+            yield f"{_format_count(count, noun)} left out: {path.suffix} has no place for that, .mkv has"
+
+
+def _format_count(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' if count != 1 else ''}"
 
 
 def _describe_repairs(path: Path, copier: StreamCopier) -> Iterator[str]:
     """Says what was changed in the packets of a stream."""
     name = f"stream {copier.source.index} ({describe_stream(copier.source)})"
     if copier.moved_packets:
-        yield f"{name}: {copier.moved_packets} packets with a time that was absent or not later were moved behind the one before"
+        moved = _format_count(copier.moved_packets, "packet")
+        yield f"{name}: the times of {moved} were absent or not later than that before, and were set behind it"
     if copier.refused_packets:
-        yield f"{name}: {copier.refused_packets} packets are left out, as they are damaged ({copier.refusal})"
+        yield f"{name}: {_format_count(copier.refused_packets, 'packet')} left out, damaged ({copier.refusal})"
     if copier.cut_packets:
-        yield f"{name}: {copier.cut_packets} packets that its edit list cuts away are left out of the {path.suffix} file"
+        yield f"{name}: {_format_count(copier.cut_packets, 'packet')} that its edit list cuts away left out of the {path.suffix} file"
 
 
 def _can_hold_codec(muxer: str, settings: EncoderOptions, output_format: OutputFormat) -> bool:
@@ -304,8 +355,8 @@ def _can_hold_codec(muxer: str, settings: EncoderOptions, output_format: OutputF
 
 def _format_codec_error(muxer: str, video_file: VideoFile, settings: EncoderOptions, output_format: OutputFormat) -> str:
     """Says which containers hold what an encoder makes, and which encoders this container has."""
-    suffixes = [suffix for suffix, other in MUXER_BY_SUFFIX.items() if _can_hold_codec(other, settings, output_format)]
-    advice = [f"choose {' or '.join(suffixes[:MAX_ADVISED])}"] if suffixes else []
+    suffixes = [suffix for suffix in ADVISED_SUFFIXES if _can_hold_codec(MUXER_BY_SUFFIX[suffix], settings, output_format)]
+    advice = [f"choose {' or '.join(suffixes)}"] if suffixes else []
     for codec in COMMON_ENCODERS:
         with suppress(UsageError, UnavailableError):
             other = EncoderOptions(codec=codec)
@@ -329,14 +380,16 @@ def _format_stream_error(
     """Says which stream does not fit, how to leave it out, and which containers take all streams, by trying them."""
     source = stream.container
     assert isinstance(source, InputContainer)
+    streams = [source.streams[index] for index in video_file.copied_streams]
+    needed = [one for one in streams if one.type != "attachment" and not one.disposition & Disposition.attached_pic]
     suffixes = [
         suffix
-        for suffix, other in MUXER_BY_SUFFIX.items()
+        for suffix, other in ((suffix, MUXER_BY_SUFFIX[suffix]) for suffix in ADVISED_SUFFIXES)
         if other != muxer
         and _can_hold_codec(other, settings, output_format)
-        and all(plan_stream_copy(other, source.streams[index], None) is not None for index in video_file.copied_streams)
+        and all(plan_stream_copy(other, one, None) is not None for one in needed)
     ]
-    containers = f", or name an output that ends in {' or '.join(suffixes[:MAX_ADVISED])}" if suffixes else ""
+    containers = f", or name an output that ends in {' or '.join(suffixes)}" if suffixes else ""
     return (
         f"A {muxer} file cannot hold stream {stream.index} of {escape_name(video_file.path)} ({describe_stream(stream)})"
         f"{f': {escape_name(reason)}' if reason else ''}. Leave it out with --drop {stream.index}{containers}. Nothing was written."

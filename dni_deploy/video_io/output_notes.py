@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from av.codec import Codec
 from av.video.format import VideoFormat
 
 from dni_deploy.video_io.color import component_bits, find_subsampling, has_transparency, is_gray
 from dni_deploy.video_io.encoder import OutputFormat
 from dni_deploy.video_io.hdr import TRANSFER_NAMES
-from dni_deploy.video_io.pixel_formats import DEFAULT_FORMAT, choose_alignment, describe_pixel_format
+from dni_deploy.video_io.pixel_formats import DEFAULT_FORMAT, choose_alignment, describe_pixel_format, list_pixel_formats
 from dni_deploy.video_io.video_file import VideoFile
 
 
-def describe_output_format(source: VideoFile, scale: int, target: OutputFormat) -> Iterator[str]:
+def describe_output_format(source: VideoFile, scale: int, target: OutputFormat, codec: str) -> Iterator[str]:
     """Describes what the pixel format of the output changes, one phrase each."""
     before, after = VideoFormat(source.pixel_format), VideoFormat(target.pixel_format)
     size = (source.width * scale, source.height * scale)
@@ -25,7 +26,9 @@ def describe_output_format(source: VideoFile, scale: int, target: OutputFormat) 
         written = f"{describe_pixel_format(source.pixel_format)} is written as {describe_pixel_format(target.pixel_format)}"
         yield f"{written}: {' and '.join(lost)} left out"
     elif target.pixel_format != DEFAULT_FORMAT and target.pixel_format != source.pixel_format:
-        yield f"written as {target.pixel_format} ({describe_pixel_format(target.pixel_format)})"
+        has_default = DEFAULT_FORMAT in list_pixel_formats(Codec(codec, "w"))
+        hint = f"; --pix-fmt {DEFAULT_FORMAT} plays everywhere" if has_default else ""
+        yield f"written as {target.pixel_format} ({describe_pixel_format(target.pixel_format)}){hint}"
     if target.color.transfer in TRANSFER_NAMES and component_bits(after) == 8:
         yield f"{TRANSFER_NAMES[target.color.transfer]} in 8 bits shows bands; --codec libx265 keeps 10"
     if target.color.is_full_range != source.color.is_full_range and not is_gray(after):

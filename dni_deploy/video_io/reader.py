@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import av
 from av.container import InputContainer
 from av.packet import Packet
+from av.stream import Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
@@ -36,6 +37,10 @@ PULLDOWN_CODECS = ("mpeg2video",)
 
 MAX_CONSECUTIVE_READ_ERRORS = 1000
 """Number of packets in a row that cannot be read after which the rest of the file is given up."""
+
+
+class SizeChangeError(InputError):
+    """The frames change their size. Whoever reads the video again comes to the same place."""
 
 
 class DecodedFrame(NamedTuple):
@@ -120,13 +125,14 @@ class VideoReader:
         """Gives every good frame. Damage is counted, not raised.
 
         Raises:
-            InputError: A frame has another size, or the file cannot be opened.
+            SizeChangeError: A frame has another size.
+            InputError: The file cannot be opened.
             LimitError: There is not enough memory.
         """
         converter = ColorConverter(self.video_file.color)
         to_rgb = converter.to_deepest_rgb if self.keeps_depth else converter.to_rgb
         index = 0
-        with open_container(self.video_file.path, self.options.hwaccel) as container:
+        with open_container(self.video_file.path, self.options.hwaccel, self.options.frame_rate) as container:
             stream = container.streams[self.video_file.stream_index]
             assert isinstance(stream, VideoStream)
             stream.thread_type = "AUTO"
@@ -164,7 +170,7 @@ class VideoReader:
             deinterlacer = Deinterlacer(self.video_file.time_base, only_marked=self.video_file.is_interlaced)
         for index, frame in enumerate(self._read_good_frames(container, stream)):
             if (frame.width, frame.height) != self.video_file.coded_size:
-                raise InputError(self._format_size_change(frame, index))
+                raise SizeChangeError(self._format_size_change(frame, index))
             pts = self._fix_timestamp(frame)
             self._count_fields(frame, stream)
             if deinterlacer is None:
@@ -205,23 +211,14 @@ class VideoReader:
 
     def _read_packets(self, container: InputContainer) -> Iterator[Packet[Any]]:
         """Reads every packet of every stream that has timestamps; places that cannot be read are skipped."""
-        errors = 0
         timed = [stream for stream in container.streams if stream.type in TIMED_STREAM_TYPES]
-        packets = container.demux(*timed)
         correct_timestamps = self.video_file.time_jumps.make_correction()
-        while errors < MAX_CONSECUTIVE_READ_ERRORS:
-            try:
-                for packet in packets:
-                    errors = 0
-                    correct_timestamps(packet)
-                    yield packet
-                return
-            except av.error.FFmpegError as error:
-                if isinstance(error, MemoryError):
-                    raise LimitError("There is not enough memory to decode the video.") from error
-                errors += 1
+        for packet in demux_past_errors(container, timed):
+            if packet is None:
                 self.dropped_frames.has_losses = True
-                packets = container.demux(*timed)
+            else:
+                correct_timestamps(packet)
+                yield packet
 
     def _decode_packet(self, packet: Packet[Any], decode: DecodeFunction) -> Iterator[VideoFrame]:
         try:
@@ -266,6 +263,29 @@ class VideoReader:
             f"at frame {index} ({seconds:.3f} s), and a video has one size; cut it there and process the parts. "
             f"{index} frames were done, nothing was written."
         )
+
+
+def demux_past_errors(container: InputContainer, streams: Sequence[Stream]) -> Iterator[Packet[Any] | None]:
+    """Reads the packets of some streams, and goes on behind places that cannot be read.
+
+    Yields:
+        Packets, and None for each place that cannot be read.
+
+    Raises:
+        LimitError: There is not enough memory.
+    """
+    errors = 0
+    while errors < MAX_CONSECUTIVE_READ_ERRORS:
+        try:
+            for packet in container.demux(*streams):
+                errors = 0
+                yield packet
+            return
+        except av.error.FFmpegError as error:
+            if isinstance(error, MemoryError):
+                raise LimitError("There is not enough memory to decode the video.") from error
+            errors += 1
+        yield None
 
 
 def _packet_end_time(packet: Packet[Any]) -> Fraction:

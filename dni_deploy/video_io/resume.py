@@ -24,17 +24,22 @@ except ImportError:  # Windows has no such lock; nothing keeps two runs on one o
 
 JOB_FOLDER_SUFFIX = ".dni-part"
 JOB_FILE_NAME, LOCK_FILE_NAME, LOG_STARTED_FILE_NAME = "job.json", "lock", "logged"
+PUBLISHED_FILE_NAME = "published.json"
 JOB_SCHEMA_VERSION = 3
 """1: color was converted in another way, so that segments of both would show where they meet. 2: timestamps that jump were not
 corrected."""
 
-BEFORE_DESCRIPTION_NAME = re.compile(r"lock|\.job\.json\..*\.part\.json")
-"""What is in a job folder whose run was killed before it had a description."""
+BEFORE_DESCRIPTION_NAME = re.compile(r"lock|published\.json|\.job\.json\..*\.part\.json")
+"""What is in a job folder whose run was killed before it had a description, or while it was removed."""
 
 OWN_NAME = re.compile(
-    r"job\.json|lock|logged|\d{6}\.segment(\.damaged)?|\d{6}\.(\d+-[0-9a-f]{8}\.)?part|\.job\.json\..*\.part\.json"
+    r"(job|published)\.json|lock|logged|\d{6}\.segment(\.damaged)?|\d{6}\.(\d+-[0-9a-f]{8}\.)?part|"
+    r"\.(job|published)\.json\..*\.part\.json"
 )
 """What this program writes into a job folder. It removes nothing else from it."""
+
+LAST_REMOVED_NAMES = {JOB_FILE_NAME: 1, PUBLISHED_FILE_NAME: 2, LOCK_FILE_NAME: 3}
+"""What is removed last, in this order, so that a run that is killed meanwhile leaves a folder that is recognized."""
 
 NO_LINKS = getattr(os, "O_NOFOLLOW", 0)
 
@@ -70,6 +75,21 @@ class VideoJob:
         """Number of frames in whole segments."""
         return sum(segment.frames for segment in self.stored_segments.values())
 
+    def check_has_no_gap(self) -> None:
+        """Checks that the segments follow each other.
+
+        Raises:
+            InputError: Frames between them could not be read this time.
+        """
+        expected = 0
+        for segment in self.segments:
+            if segment.first_frame != expected:
+                raise InputError(
+                    f"Frames {expected} to {segment.first_frame - 1} of the video could not be read this time; later ones are done "
+                    f"and kept in {escape_name(self.folder)}. Give the same command again, or --fresh."
+                )
+            expected += segment.frames
+
     def has_frame(self, number: int) -> bool:
         """Tells whether a frame is in a whole segment."""
         segment = self.stored_segments.get(number // self.segment_frames)
@@ -94,6 +114,11 @@ class VideoJob:
         if not os.path.lexists(path):
             write_bytes(path, b"")
 
+    def mark_published(self, temporary: Path) -> None:
+        """Records which file gets the name of the output, just before it does; see `remove_published_job`."""
+        path = self.folder / PUBLISHED_FILE_NAME
+        write_bytes_atomically(path, json.dumps(_identify_file(temporary)).encode(), force=True)
+
     def remove(self) -> None:
         """Removes what this program wrote into the folder, and the folder if it is empty then."""
         _remove_own_files(self.folder)
@@ -109,6 +134,22 @@ def job_folder_path(output: Path) -> Path:
 def has_started_log(output: Path) -> bool:
     """Tells whether a stopped job for this output came as far as its alpha log, which may then be replaced."""
     return (job_folder_path(output) / LOG_STARTED_FILE_NAME).exists()
+
+
+def remove_published_job(output: Path) -> None:
+    """Removes the job folder of a run that was killed after its output had its name and before the folder was gone."""
+    folder = job_folder_path(output)
+    with suppress(OSError, ValueError, UsageError, BusyError):
+        _check_is_job_folder(folder)
+        with _hold_lock(_open_lock(folder), output):
+            has_job = _read_description(folder / JOB_FILE_NAME) is not None
+            if not has_job or json.loads((folder / PUBLISHED_FILE_NAME).read_bytes()) == _identify_file(output):
+                VideoJob(folder, 1).remove()
+
+
+def _identify_file(path: Path) -> list[int]:
+    status = os.stat(path)
+    return [status.st_ino, status.st_size, status.st_mtime_ns]
 
 
 def fingerprint_file(path: Path) -> dict[str, Any]:
@@ -147,18 +188,29 @@ def open_job(output: Path, description: Mapping[str, Any], *, segment_frames: in
         with suppress(FileExistsError):
             folder.mkdir()
         _check_is_job_folder(folder)
-        lock = os.open(folder / LOCK_FILE_NAME, os.O_RDWR | os.O_CREAT | NO_LINKS, 0o666)
+        lock = _open_lock(folder)
     except OSError as error:
         if error.errno in DISK_FULL_ERRNOS:
             raise
         raise InputError(
             f"The job folder {escape_name(folder)} cannot be made ({error.strerror}). Nothing was written."
         ) from error
-    try:
-        _lock_job(lock, output)
+    with _hold_lock(lock, output):
         yield _resume_or_create(VideoJob(folder, segment_frames), json.loads(json.dumps(description)), fresh)
+
+
+def _open_lock(folder: Path) -> int:
+    return os.open(folder / LOCK_FILE_NAME, os.O_RDWR | os.O_CREAT | NO_LINKS, 0o666)
+
+
+@contextmanager
+def _hold_lock(descriptor: int, output: Path) -> Iterator[None]:
+    """Keeps other runs away; closes the descriptor at the end."""
+    try:
+        _lock_job(descriptor, output)
+        yield
     finally:
-        os.close(lock)
+        os.close(descriptor)
 
 
 def _lock_job(descriptor: int, output: Path) -> None:
@@ -249,7 +301,7 @@ def _load_segments(job: VideoJob) -> None:
 
 def _remove_own_files(folder: Path, kept: Set[str] = frozenset()) -> None:
     """Removes files and links that this program made; what else is in the folder stays, and so does what a link names."""
-    for entry in list(os.scandir(folder)):
+    for entry in sorted(os.scandir(folder), key=lambda entry: LAST_REMOVED_NAMES.get(entry.name, 0)):
         if OWN_NAME.fullmatch(entry.name) and entry.name not in kept:
             with suppress(OSError):
                 os.unlink(entry.path)

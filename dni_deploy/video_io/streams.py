@@ -18,6 +18,7 @@ from av.subtitles.codeccontext import SubtitleCodecContext
 from av.subtitles.subtitle import AssSubtitle, SubtitleSet
 
 from dni_deploy.errors import escape_name
+from dni_deploy.video_io.reader import demux_past_errors
 from dni_deploy.video_io.timestamps import shift_packet
 from dni_deploy.video_io.video_file import VideoFile
 
@@ -163,10 +164,10 @@ def convert_subtitle(packet: Packet[Any], decoder: SubtitleCodecContext, encoder
     return converted
 
 
-def rescale(value: int, source: Fraction, target: Fraction) -> int:
-    """Converts ticks of one time base to another, rounding halves away from zero as FFmpeg does."""
-    ticks = value * source / target
-    return int(abs(ticks) + Fraction(1, 2)) * (1 if ticks >= 0 else -1)
+def rescale(value: int, ratio: Fraction) -> int:
+    """Multiplies ticks by the ratio of two time bases, rounding halves away from zero as FFmpeg does."""
+    ticks = (2 * abs(value) * ratio.numerator + ratio.denominator) // (2 * ratio.denominator)
+    return ticks if value >= 0 else -ticks
 
 
 def _clip_to_start(packet: Packet[Any]) -> bool:
@@ -209,6 +210,7 @@ class StreamCopier:
         assert source.time_base is not None
         assert target.time_base is not None
         self._time_base, self._target_time_base = source.time_base, target.time_base
+        self._ratio = source.time_base / target.time_base
         self._start_ticks = round(start / source.time_base)
         self._has_edit_lists = output.format.name in EDIT_LIST_MUXERS
         self._min_step = 0 if output.format.flags & AVFMT_TS_NONSTRICT else 1
@@ -256,7 +258,6 @@ class StreamCopier:
             packet.dts = self._next_dts if packet.pts is None else packet.pts
         if packet.pts is None:
             packet.pts = packet.dts
-        packet.time_base = self._time_base
         self._next_dts = packet.dts + (packet.duration or 0)
 
     def _is_preroll(self, packet: Packet[Any]) -> bool:
@@ -271,11 +272,11 @@ class StreamCopier:
         """Gives a packet the earliest time that the container takes, where its own is earlier. So does FFmpeg."""
         assert packet.dts is not None
         assert packet.pts is not None
-        dts = rescale(packet.dts, self._time_base, self._target_time_base)
+        dts = rescale(packet.dts, self._ratio)
         if self._last_target_dts is not None and dts < self._last_target_dts + self._min_step:
             dts = self._last_target_dts + self._min_step
-            pts = rescale(packet.pts, self._time_base, self._target_time_base)
-            duration = rescale(packet.duration or 0, self._time_base, self._target_time_base)
+            pts = rescale(packet.pts, self._ratio)
+            duration = rescale(packet.duration or 0, self._ratio)
             packet.time_base = self._target_time_base
             packet.dts, packet.pts, packet.duration = dts, max(pts, dts), duration
             self.moved_packets += 1
@@ -285,22 +286,17 @@ class StreamCopier:
 def demux_copied_packets(
     container: InputContainer, video_file: VideoFile, copiers: dict[int, StreamCopier]
 ) -> Iterator[Packet[Any]]:
-    """Reads the packets of the copied streams, until a place that cannot be read, and makes packets of the output.
+    """Reads the packets of the copied streams, as far as they can be read, and makes packets of the output.
 
     Yields:
         Packets of the output, in the order of the source.
     """
     for stream in container.streams:
         stream.discard = Discard.default if stream.index in copiers else Discard.all
-    packets = container.demux(*(container.streams[index] for index in copiers)) if copiers else iter(())
     correct_timestamps = video_file.time_jumps.make_correction()
-    while True:
-        try:
-            packet = next(packets)
-        except (StopIteration, av.error.FFmpegError):
-            return
-        if packet.dts is None and packet.pts is None and not packet.size:
-            continue  # the mark of a stream's end
+    for packet in demux_past_errors(container, [container.streams[index] for index in copiers]) if copiers else ():
+        if packet is None or (packet.dts is None and packet.pts is None and not packet.size):
+            continue  # a place that cannot be read, or the mark of a stream's end
         correct_timestamps(packet)
         if not _is_in_part(packet, container.streams[packet.stream_index], video_file):
             continue

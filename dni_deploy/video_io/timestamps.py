@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
@@ -87,12 +87,37 @@ def find_time_jumps(container: InputContainer) -> TimeJumps:
     return finder.jumps
 
 
-def _find_duration(packet: Packet[Any]) -> Fraction:
-    """Returns the duration of a packet in seconds, where need be by the frame rate; 0 where neither is known."""
-    if packet.duration:
-        return packet.duration * packet.time_base
-    rate = packet.stream.average_rate if isinstance(packet.stream, VideoStream) else None
-    return 1 / rate if rate else Fraction(0)
+@dataclass
+class _StreamClock:
+    """The decoding times of a stream so far. Whole numbers of ticks, since this is computed for every packet of a file.
+
+    Attributes:
+        time_base: Seconds per tick.
+        frame_ticks: Duration of a packet that does not say its own, in ticks.
+        max_gap: MAX_GAP_S in ticks.
+        max_step_back: MAX_STEP_BACK_S in ticks.
+        position: Where the last packet with a known place was, in bytes.
+        recent_positions: Those of the last packets.
+        last: Time of the last packet, in ticks; None before the first.
+        expected: Time of the next one, in ticks.
+    """
+
+    time_base: Fraction
+    frame_ticks: int
+    max_gap: int
+    max_step_back: int
+    position: int = 0
+    recent_positions: deque[int] = field(default_factory=lambda: deque(maxlen=MARK_DISTANCE_PACKETS))
+    last: int | None = None
+    expected: int = 0
+
+    @classmethod
+    def of_stream(cls, packet: Packet[Any]) -> _StreamClock:
+        """Makes the clock of a packet's stream."""
+        time_base = packet.time_base
+        rate = packet.stream.average_rate if isinstance(packet.stream, VideoStream) else None
+        frame_ticks = round(1 / rate / time_base) if rate else 0
+        return cls(time_base, frame_ticks, int(MAX_GAP_S / time_base), int(MAX_STEP_BACK_S / time_base))
 
 
 class _JumpFinder:
@@ -100,45 +125,41 @@ class _JumpFinder:
 
     def __init__(self) -> None:
         self.jumps = TimeJumps()
-        self._positions: dict[int, int] = {}
-        self._recent_positions: dict[int, deque[int]] = {}
-        self._times: dict[int, tuple[Fraction, Fraction]] = {}
-        self._last_time: Fraction | None = None
+        self._clocks: dict[int, _StreamClock] = {}
+        self._last_clock: _StreamClock | None = None
 
     def add_packet(self, packet: Packet[Any]) -> None:
-        if packet.dts is None or not packet.time_base:
+        if packet.dts is None:
             return
-        index = packet.stream_index
+        clock = self._clocks.get(packet.stream_index)
+        if clock is None:
+            clock = self._clocks[packet.stream_index] = _StreamClock.of_stream(packet)
         if packet.pos is not None and packet.pos >= 0:
-            self._positions[index] = packet.pos
-        position = self._positions.get(index, 0)
-        is_jump = self._correct_time(packet, position)
-        recent = self._recent_positions.setdefault(index, deque(maxlen=MARK_DISTANCE_PACKETS))
-        if is_jump:
-            unproven = self.jumps.unproven_damage.union(*self._recent_positions.values())
-            self.jumps = replace(self.jumps, unproven_damage=unproven)
-        recent.append(position)
-
-    def _correct_time(self, packet: Packet[Any], position: int) -> bool:
-        """Notes a jump where the time of the packet is not that which was expected; returns whether it is not."""
-        assert packet.dts is not None
-        offset = self.jumps.find_offset(position)
-        time = packet.dts * packet.time_base + offset
-        expected = self._find_expected_time(packet.stream_index, time)
+            clock.position = packet.pos
+        offset = self.jumps.find_offset(clock.position)
+        time = packet.dts + (round(offset / clock.time_base) if offset else 0)
+        expected = self._find_expected_time(clock, time)
         if expected is not None:
-            positions, offsets = self.jumps.positions, self.jumps.offsets
-            position = max(position, positions[-1] + 1 if positions else 0)
-            self.jumps = replace(self.jumps, positions=(*positions, position), offsets=(*offsets, offset + expected - time))
+            self._add_jump(clock.position, offset + (expected - time) * clock.time_base)
             time = expected
-        self._times[packet.stream_index] = time, time + _find_duration(packet)
-        self._last_time = time
-        return expected is not None
+        clock.last, clock.expected = time, time + (packet.duration or clock.frame_ticks)
+        clock.recent_positions.append(clock.position)
+        self._last_clock = clock
 
-    def _find_expected_time(self, index: int, time: Fraction) -> Fraction | None:
-        """Returns the time at which the packet should be, where its own is behind a jump."""
-        if index in self._times:
-            last, expected = self._times[index]
-            return expected if abs(time - expected) > MAX_GAP_S or time + MAX_STEP_BACK_S < last else None
-        if self._last_time is not None and abs(time - self._last_time) > MAX_GAP_S:
-            return self._last_time
+    def _find_expected_time(self, clock: _StreamClock, time: int) -> int | None:
+        """Returns the time at which a packet should be, in ticks, where its own is behind a jump."""
+        if clock.last is not None:
+            is_jump = abs(time - clock.expected) > clock.max_gap or time + clock.max_step_back < clock.last
+            return clock.expected if is_jump else None
+        if self._last_clock is not None and self._last_clock.last is not None:
+            other = round(self._last_clock.last * self._last_clock.time_base / clock.time_base)
+            return other if abs(time - other) > clock.max_gap else None
         return None
+
+    def _add_jump(self, position: int, offset: Fraction) -> None:
+        jumps = self.jumps
+        self.jumps = TimeJumps(
+            (*jumps.positions, max(position, jumps.positions[-1] + 1 if jumps.positions else 0)),
+            (*jumps.offsets, offset),
+            jumps.unproven_damage.union(*(clock.recent_positions for clock in self._clocks.values())),
+        )

@@ -25,7 +25,9 @@ from dni_deploy.imaging.orientation import Orientation
 from dni_deploy.video_io.color import ColorSpec, has_transparency
 from dni_deploy.video_io.containers import ALLOWED_DEMUXERS, describe_unread
 from dni_deploy.video_io.decoder import make_decode_function, says_transparent
-from dni_deploy.video_io.hdr import TRANSFER_NAMES, HdrMetadata, list_dynamic_metadata
+from dni_deploy.video_io.hdr import LINEAR_TRANSFER, TRANSFER_NAMES, HdrMetadata, list_dynamic_metadata
+from dni_deploy.video_io.image_sequence import DEFAULT_FRAME_RATE, is_image_sequence, link_frames
+from dni_deploy.video_io.raw_formats import parse_rate
 from dni_deploy.video_io.timestamps import TimeJumps, find_time_jumps
 from dni_deploy.video_io.video_part import VideoPart
 
@@ -41,6 +43,8 @@ PLAYLIST_SIGNATURES = (
     b"<SmoothStreamingMedia",
 )
 """How files begin that name other files."""
+
+UNKNOWN_ORIENTATION_NOTE = "its display matrix is neither a turn by a multiple of 90 degrees nor a mirror image: not applied"
 
 PROBED_FRAMES = 25
 """Number of frames at the beginning, one of which must be marked as interlaced for the marks to be trusted."""
@@ -64,6 +68,7 @@ class InputOptions:
         start: Time of the first frame, such as "1:23", "2.5s" or "75f"; None: the beginning.
         end: Time at which to stop; None: the end.
         preview: A duration and a time, such as "2s@1:23", in place of both.
+        fps: Frames per second of pictures, such as "24" or "30000/1001"; None: 25.
 
     Raises:
         UsageError: An entry of `drop` is none of these, or a time is none.
@@ -76,8 +81,15 @@ class InputOptions:
     start: str | None = None
     end: str | None = None
     preview: str | None = None
+    fps: str | None = None
+
+    @property
+    def frame_rate(self) -> Fraction:
+        """Frames per second of pictures."""
+        return DEFAULT_FRAME_RATE if self.fps is None else parse_rate(self.fps)
 
     def __post_init__(self) -> None:
+        _ = self.frame_rate
         self.find_part(Fraction(25))  # wrong times are told before anything is opened
         for entry in self.drop:
             if entry not in DROPPED_TYPES and not entry.isdecimal():
@@ -165,12 +177,15 @@ class VideoFile:
 
 
 @contextmanager
-def open_container(path: Path, hwaccel: str | None = None) -> Iterator[InputContainer]:
+def open_container(
+    path: Path, hwaccel: str | None = None, frame_rate: Fraction = DEFAULT_FRAME_RATE
+) -> Iterator[InputContainer]:
     """Opens a file for one thread. Only this file is read, whatever it says inside: no other file, no connection.
 
     Args:
         path: The file.
         hwaccel: Kind of hardware to decode on, such as "cuda", or None.
+        frame_rate: Frames per second of pictures.
 
     Yields:
         The container.
@@ -181,6 +196,10 @@ def open_container(path: Path, hwaccel: str | None = None) -> Iterator[InputCont
         UsageError: There is no such kind of hardware decoder.
         UnavailableError: The hardware decoder does not work here, or not for this video.
     """
+    if is_image_sequence(path):
+        with link_frames(path) as pattern, _open_frames(path, pattern, frame_rate) as container:
+            yield container
+        return
     _check_is_video_file(path)
     # With the protocol spelled out, a name such as "concat:a|b" is a name and nothing else.
     options = {"protocol_whitelist": "file", "format_whitelist": ",".join(ALLOWED_DEMUXERS)}
@@ -205,6 +224,19 @@ def open_container(path: Path, hwaccel: str | None = None) -> Iterator[InputCont
         ) from error
     with container:
         yield container
+
+
+def _open_frames(path: Path, pattern: Path, frame_rate: Fraction) -> InputContainer:
+    options = {
+        "protocol_whitelist": "file",
+        "format_whitelist": "image2",
+        "framerate": str(frame_rate),
+        "pattern_type": "sequence",
+    }
+    try:
+        return av.open(f"file:{pattern}", format="image2", options=options)
+    except av.error.FFmpegError as error:
+        raise InputError(f"The frames {escape_name(path)} could not be opened ({escape_name(error.strerror)}).") from error
 
 
 def _check_is_video_file(path: Path) -> None:
@@ -289,7 +321,11 @@ def open_video_file(path: Path, options: InputOptions | None = None) -> VideoFil
         InputError: No frame can be decoded, and as `open_container`, whose other errors it raises, too.
     """
     options = options or InputOptions()
-    with open_container(path, options.hwaccel) as container:
+    if options.fps is not None and not is_image_sequence(path):
+        raise UsageError(
+            f"--fps is the rate of pictures, and {escape_name(path)} is a video with times of its own; leave it out."
+        )
+    with open_container(path, options.hwaccel, options.frame_rate) as container:
         options.check_streams_exist(container, path)
         stream = find_video_stream(container, path, options)
         first_frames = list(islice(_decode_good_frames(container, stream), PROBED_FRAMES if options.deinterlace else 1))
@@ -375,10 +411,12 @@ def _describe_conversions(
         yield f"the transparency of {stream.codec_context.codec.canonical_name} is left out: this decoder does not read it"
     if color.transfer in TRANSFER_NAMES:
         yield f"{TRANSFER_NAMES[color.transfer]} (HDR): the network gets the codes as they are, as if they were SDR"
+    if color.transfer == LINEAR_TRANSFER:
+        yield "linear light: the network gets the codes as they are, and values above 1 are cut off"
     for kind in list_dynamic_metadata(frame):
         yield f"{kind} metadata of single frames is left out"
     if orientation is None:
-        yield "its display matrix is neither a turn by a multiple of 90 degrees nor a mirror image: not applied"
+        yield UNKNOWN_ORIENTATION_NOTE
     elif orientation:
         yield f"{orientation}: the frames are written upright"
 

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 
-from dni_deploy.alpha.keyframes import Moment, read_moment
 from dni_deploy.errors import UsageError, escape_name
+from dni_deploy.utils.moment import Moment, read_moment
 
 
 @dataclass(frozen=True)

@@ -144,11 +144,14 @@ def make_app(state: AppState) -> Starlette:
         return JSONResponse(_make_take(state.renderer).to_json())
 
     async def serve_commands(request: Request) -> Response:
-        shows_source = state.renderer.status[1]["is_first_source"]
+        status = state.renderer.status[1]
+        shows_source, is_video = status["is_first_source"], status["is_moving"]
         take = None if state.renderer.recorder.source is None else _make_take(state.renderer)
         alpha = state.shared_alpha.state
         fields = {
-            "setting": state.commands.format_setting(alpha.requested, shows_source=shows_source, controls=alpha.controls),
+            "setting": state.commands.format_setting(
+                alpha.requested, shows_source=shows_source, is_video=is_video, controls=alpha.controls
+            ),
             "take": None
             if take is None
             else state.commands.format_take(take, shows_source=shows_source, controls=alpha.controls),

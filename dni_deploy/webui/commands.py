@@ -34,19 +34,24 @@ class CommandLines:
     options: tuple[str, ...] = ()
 
     def format_setting(
-        self, coefficients: Coefficients, *, shows_source: bool, controls: Mapping[str, float] | None = None
+        self,
+        coefficients: Coefficients,
+        *,
+        shows_source: bool,
+        is_video: bool,
+        controls: Mapping[str, float] | None = None,
     ) -> str:
-        """Formats the command that renders the source with one alpha.
+        """Formats the command that renders what is shown with one alpha.
 
         Args:
             coefficients: The alpha.
             shows_source: False where something without a path is shown instead; the command then names a file to replace.
+            is_video: Whether what is shown is a video.
             controls: Values of the network's controls.
         """
         has_path = self.source is not None and shows_source
-        command = "video" if has_path and self.is_video else "run"
         alpha = format_alpha(coefficients.members, coefficients.values)
-        return self._format(command, has_path, alpha, format_controls(controls or {}))
+        return self._format("video" if is_video else "run", has_path, alpha, format_controls(controls or {}))
 
     def format_take(self, take: AlphaTimeline, *, shows_source: bool, controls: Mapping[str, float] | None = None) -> str:
         """Formats the command that renders a video with a take; a long take is the file that the page saves."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import math
@@ -53,6 +54,10 @@ class EncodedPreview:
     jpegs: dict[str, bytes]
     requested_kinds: frozenset[str]
     output: Frame
+
+
+class _SetByOthersError(Exception):
+    """Somebody else has set the alpha that a timeline or a take was about to set."""
 
 
 class Renderer:
@@ -112,6 +117,7 @@ class Renderer:
         self._render_forced = True
         self._rendered_frame_key = (-1, -1)
         self._followed = TIMELINE_SOURCE if timeline is not None else ""
+        self._followed_sequence = shared_alpha.state.sequence  # of the last change that was made by following
         self._take: AlphaTimeline | None = None
         self._take_started_s, self._take_loops = 0.0, False
         self._paused = False
@@ -239,7 +245,7 @@ class Renderer:
             self.recorder.stop(position)
             self._take, self._take_started_s, self._take_loops = take, position, loop
             if take is not None:
-                self._followed = TAKE_SOURCE
+                self._followed, self._followed_sequence = TAKE_SOURCE, self.shared_alpha.state.sequence
             elif self._followed == TAKE_SOURCE:
                 self._followed = ""
             self._condition.notify_all()
@@ -267,7 +273,7 @@ class Renderer:
         """Takes alpha from the timeline again, where there is one, or no longer."""
         followed = TIMELINE_SOURCE if enabled and self.timeline is not None else ""
         with self._condition:
-            self._followed = followed
+            self._followed, self._followed_sequence = followed, self.shared_alpha.state.sequence
             self._condition.notify_all()
         self._update_status(follows=bool(followed), playing=False)
 
@@ -380,7 +386,7 @@ class Renderer:
         followed = self._followed
         requested = self._alpha_to_follow(followed, position, source_frame)
         if requested is not None and requested != self.shared_alpha.state.requested:
-            self.shared_alpha.set_alpha(requested, followed)
+            self._set_followed_alpha(requested, followed)
         state = self.shared_alpha.read()
         if self._is_unchanged(source_frame, source_number, state, views):
             return None
@@ -414,6 +420,17 @@ class Renderer:
             started_at=started_at,
         )
         return EncodedPreview(metadata, jpegs, views, rendered.output)
+
+    def _set_followed_alpha(self, requested: Coefficients, followed: str) -> None:
+        """Sets the shared alpha, unless somebody else has set it since: their alpha stays, and is no longer followed over."""
+
+        def change(_: Coefficients) -> Coefficients:
+            if self.shared_alpha.state.sequence != self._followed_sequence:
+                raise _SetByOthersError
+            return requested
+
+        with contextlib.suppress(_SetByOthersError):
+            self._followed_sequence = self.shared_alpha.update(change, followed)
 
     def _alpha_to_follow(self, followed: str, position: float, source_frame: SourceFrame) -> Coefficients | None:
         """Returns the alpha of the timeline or take that is followed; None where it ends, or without one."""

@@ -151,7 +151,7 @@ class TakeRecorder:
                 raise UsageError("Nothing has been recorded yet.")
             end = self._find_end()
             rows = [(row, placed[row].values) for row in sorted(placed)]
-            rows = _drop_repeated(rows, keeps_ends=not self.records_settings)
+            rows = _drop_repeated_rows(rows, keeps_ends=not self.records_settings)
             if end is not None and end > rows[-1][0]:
                 rows.append((end, rows[-1][1]))
             times, values = zip(*rows, strict=True)
@@ -205,7 +205,7 @@ class TakeRecorder:
         return position.frame if position.pass_number == self._pass else None
 
 
-def _drop_repeated(
+def _drop_repeated_rows(
     rows: Sequence[tuple[float, tuple[float, ...]]], *, keeps_ends: bool
 ) -> list[tuple[float, tuple[float, ...]]]:
     """Leaves out rows that change nothing: those equal to the row before, and of straight lines those equal to both neighbors."""

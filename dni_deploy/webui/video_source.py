@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import itertools
+import logging
 import os
 import queue
 import threading
@@ -25,6 +26,8 @@ from dni_deploy.imaging.orientation import Orientation
 from dni_deploy.video_io.color import ColorConverter, ColorSpec
 from dni_deploy.video_io.video_file import open_container, open_video_file
 from dni_deploy.webui.frame_source import SourceFrame, VideoPosition, compute_fitted_size
+
+log = logging.getLogger(__name__)
 
 MAX_DECODED_FRAMES = 4
 """Number of decoded frames that wait; the decoder is never farther ahead."""
@@ -83,6 +86,8 @@ class LoopedVideo:
         """
         self.name, self._deletes_file = name or escape_name(Path(path).name, 60), deletes_file
         self._video_file, self._max_size = open_video_file(Path(path)), max_size
+        for note in self._video_file.notes:
+            log.info("%s: %s", self.name, note)
         self._stopping = threading.Event()
         self._decoded_frames: queue.Queue[_TimedFrame] = queue.Queue(MAX_DECODED_FRAMES)
         self._frame_iterator = self._loop_frames()
@@ -126,11 +131,15 @@ class LoopedVideo:
         return VideoPosition(position.frame + ahead, position.seconds + later_s, position.pass_number)
 
     def _wait_for_frame(self, seconds: float, wait_until: float) -> _TimedFrame | None:
-        """Returns the next frame; waits for it only where it should have been shown already."""
-        due_seconds = self._due_positions[-1][0] + float(1 / self._video_file.frame_rate)
-        if self._next_frame is None and due_seconds < seconds and self._thread.is_alive():
+        """Returns the next frame; waits for it only where it should have been shown already, and for a frame's duration at most.
+
+        A decoder that is slower than the video would never catch up.
+        """
+        duration = float(1 / self._video_file.frame_rate)
+        if self._next_frame is None and self._due_positions[-1][0] + duration < seconds and self._thread.is_alive():
             with contextlib.suppress(queue.Empty):
-                self._next_frame = self._decoded_frames.get(timeout=max(0.0, wait_until - time.monotonic()))
+                timeout = min(duration, max(0.0, wait_until - time.monotonic()))
+                self._next_frame = self._decoded_frames.get(timeout=timeout)
         return self._peek_frame()
 
     def _peek_frame(self) -> _TimedFrame | None:

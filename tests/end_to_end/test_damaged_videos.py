@@ -56,7 +56,7 @@ def test_files_that_are_no_films(tmp_path: Path, make: Make) -> None:
     refused(make, tmp_path / "empty.mp4", InputError, "is empty")
     refused(make, tmp_path / "gone.mp4", InputError, "does not exist")
     (tmp_path / "folder").mkdir()
-    refused(make, tmp_path / "folder", InputError, "is not a file")
+    refused(make, tmp_path / "folder", InputError, "holds no frames")
 
 
 def test_no_video_and_no_frames(tmp_path: Path, make: Make) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -140,14 +141,54 @@ def write_display_matrix(path: Path, matrix: Sequence[float]) -> Path:
     return path
 
 
+def write_edit_list(source: Path, target: Path, parts: Sequence[tuple[float, float]]) -> Path:
+    """Writes an MP4 again with other edit lists: it shows these parts, in seconds, one after the other (ISO 14496-12, 8.6.6)."""
+
+    def read_boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+        while data:
+            size = int.from_bytes(data[:4], "big")
+            yield data[4:8], data[8:size]
+            data = data[size:]
+
+    def make_box(kind: bytes, content: bytes) -> bytes:
+        return (len(content) + 8).to_bytes(4, "big") + kind + content
+
+    def edit_track(track: bytes, movie_scale: int) -> bytes:
+        scale = int.from_bytes(track[track.index(b"mdhd") + 16 :][:4], "big")
+        # The first frame's time, as the muxer's own edit list of one entry has it.
+        start = int.from_bytes(track[track.index(b"elst") + 16 :][:4], "big") if b"elst" in track else 0
+        entries = b"".join(
+            struct.pack(">IiHH", round((end - begin) * movie_scale), start + round(begin * scale), 1, 0) for begin, end in parts
+        )
+        edits = make_box(b"edts", make_box(b"elst", struct.pack(">II", 0, len(parts)) + entries))
+        boxes = [(kind, make_box(kind, content)) for kind, content in read_boxes(track) if kind != b"edts"]
+        return b"".join(box + (edits if kind == b"tkhd" else b"") for kind, box in boxes)
+
+    boxes = list(read_boxes(source.read_bytes()))
+    assert boxes[-1][0] == b"moov"  # no offset changes
+    movie_scale = int.from_bytes(next(content for kind, content in read_boxes(boxes[-1][1]) if kind == b"mvhd")[12:16], "big")
+    movie = b"".join(
+        make_box(kind, edit_track(content, movie_scale) if kind == b"trak" else content)
+        for kind, content in read_boxes(boxes[-1][1])
+    )
+    target.write_bytes(b"".join(make_box(*box) for box in boxes[:-1]) + make_box(b"moov", movie))
+    return target
+
+
 def copy_packets(source: Path, target: Path, shift_s: Fraction = Fraction(0)) -> Path:
-    """Copies all packets into another container, with all times shifted."""
+    """Copies all packets and chapters into another container, with all times shifted."""
     with av.open(str(source)) as container, av.open(str(target), "w") as output:
         copies = {stream.index: output.add_stream_from_template(stream) for stream in container.streams}
-        for packet in container.demux():
-            if packet.dts is not None and packet.pts is not None:
-                packet.pts += round(shift_s / packet.time_base)
-                packet.dts += round(shift_s / packet.time_base)
+        chapters: Any = container.chapters()
+        for chapter in chapters:
+            ticks = round(shift_s / chapter["time_base"])
+            chapter.update(start=chapter["start"] + ticks, end=chapter["end"] + ticks)
+        output.set_chapters(chapters)
+        for packet in container.demux(*(stream for stream in container.streams if stream.type != "attachment")):
+            if packet.size:
+                ticks = round(shift_s / packet.time_base)
+                packet.pts = None if packet.pts is None else packet.pts + ticks
+                packet.dts = None if packet.dts is None else packet.dts + ticks
                 packet.stream = copies[packet.stream_index]
                 output.mux(packet)
     return target

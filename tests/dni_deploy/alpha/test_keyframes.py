@@ -6,37 +6,15 @@ import pytest
 
 from dni_deploy.alpha import keyframes
 from dni_deploy.alpha.keyframes import (
-    Moment,
     ParsedKeyframes,
     convert_to_common_unit,
     from_csv,
     from_json,
     from_pairs,
     from_text,
-    read_moment,
 )
 from dni_deploy.errors import LimitError, UsageError
-
-
-@pytest.mark.parametrize(
-    ("text", "moment"),
-    [
-        ("2.5", Moment(2.5, "seconds")),
-        (" 2.5 S ", Moment(2.5, "seconds")),
-        ("1:02.5", Moment(62.5, "seconds")),
-        ("1:00:02.5", Moment(3602.5, "seconds")),
-        ("75f", Moment(75, "frames")),
-        ("1e1F", Moment(10, "frames")),
-    ],
-)
-def test_times_are_read(text: str, moment: Moment) -> None:
-    assert read_moment(text) == moment
-
-
-@pytest.mark.parametrize("text", ["", "soon", "1:60", "-1", "1.5f", "1e999", "1:2:3:4", "\u0661"])
-def test_text_that_is_not_a_time_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="is not a"):
-        read_moment(text)
+from dni_deploy.utils.moment import Moment
 
 
 def test_frames_become_seconds_only_where_units_are_mixed() -> None:

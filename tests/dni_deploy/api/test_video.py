@@ -104,7 +104,7 @@ def test_attachments_that_the_container_cannot_hold_are_reported(tmp_path: Path,
                 packet.stream = copies[packet.stream.index]
                 output.mux(packet)
     report = make(tmp_path / "in.mkv", tmp_path / "out.mp4")
-    assert any("1 attached files are left out" in note for note in report.notes)
+    assert any("1 attached file left out" in note for note in report.notes)
 
 
 def test_alpha_follows_a_timeline(tmp_path: Path, make: Make, engine: Dimmer) -> None:

@@ -83,6 +83,16 @@ def test_an_encoder_option_reaches_the_library_in_one_object(calls: list[dict[st
     assert call(calls, *line.split())["encoder"] == expected
 
 
+def test_an_input_option_reaches_the_library_in_one_object(calls: list[dict[str, Any]], capsys: Capture) -> None:
+    line = ["video", "x.dni", "a.mp4", "-o", "b.mp4", "--alpha", "0.5"]
+    options = ["--streams", "0, 2", "--drop", "subtitles", "--drop", "3", "--deinterlace", "--hwaccel", "cuda"]
+    expected = dni_deploy.InputOptions(hwaccel="cuda", streams=(0, 2), drop=("subtitles", "3"), deinterlace=True)
+    assert call(calls, *line, *options)["input_options"] == expected
+    assert call(calls, *line)["input_options"] == dni_deploy.InputOptions()
+    assert main([*line, "--streams", "0,-1"]) == 2
+    assert "--streams 0,-1 is no list of indices, such as 0,1,3." in capsys.readouterr().err
+
+
 def test_an_alpha_map_reaches_the_library_in_one_object(calls: list[dict[str, Any]], capsys: Capture) -> None:
     line = "run x.dni a.png -o b.png --alpha-map m.png --alpha-map-to 0.9 --levels 5 --alpha-map-fit"
     assert call(calls, *line.split())["alpha_map"] == dni_deploy.AlphaMapOptions(Path("m.png"), "0.9", 5, True, False)

@@ -100,3 +100,31 @@ def test_a_summary_leaves_out_what_is_unknown(capsys: Capture) -> None:
 @pytest.mark.parametrize(("number", "text"), [(0, "0 images"), (1, "1 image"), (2, "2 images")])
 def test_a_noun_is_plural_unless_its_count_is_one(number: int, text: str) -> None:
     assert output.format_count(number, "image") == text
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_progress_without_a_terminal_is_a_line_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], as_json: bool
+) -> None:
+    """The first line comes after the interval, so that what takes less has none."""
+    now = 100.0
+    monkeypatch.setattr("dni_deploy.cli.output.time.monotonic", lambda: now)
+    with CommandOutput(json=as_json).show_progress() as progress:
+        assert progress is not None
+        for seconds, done in ((104.9, 1), (105.0, 2), (109.0, 3), (110.5, 4)):
+            now = seconds
+            progress(done, 9, "2.0 frames/s, 0:00:03 left")
+        now = 120.0
+        progress(5, 0, "2.0 frames/s")
+    lines = capsys.readouterr().err.splitlines()
+    if as_json:
+        assert [json.loads(line)["progress"]["done"] for line in lines] == [2, 4, 5]
+        assert json.loads(lines[0])["schema"] == 2
+    else:
+        assert lines == [
+            "dni-deploy: 2 of 9, 2.0 frames/s, 0:00:03 left",
+            "dni-deploy: 4 of 9, 2.0 frames/s, 0:00:03 left",
+            "dni-deploy: 5, 2.0 frames/s",
+        ]
+    with CommandOutput(json=as_json, quiet=True).show_progress() as progress:
+        assert progress is None

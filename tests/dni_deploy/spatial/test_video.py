@@ -93,6 +93,9 @@ def test_a_mirrored_map_video_is_read_mirrored(tmp_path: Path, clip: Path) -> No
     alpha_map = AlphaMapVideo(path, replace(open_video_file(clip), frame_count=2), 1).read_map(0)
     off = np.abs(alpha_map.values[alpha_map.codes] - maps[0, :, ::-1] / 255)
     assert off.mean() < 0.03  # blurred edges
+    write_display_matrix(path, (0.7071, 0.7071, -0.7071, 0.7071))
+    with pytest.raises(InputError, match="no multiple of 90 degrees"):
+        AlphaMapVideo(path, replace(open_video_file(clip), frame_count=2), 1)
 
 
 LATE = 2 * 18
@@ -166,3 +169,23 @@ def test_an_alpha_map_video_that_ends_early_writes_nothing(tmp_path: Path, make:
         make(clip, tmp_path / "out.mp4", None, alpha_map=maps)
     assert not (tmp_path / "out.mp4").exists()
     assert not job_folder_path(tmp_path / "out.mp4").exists()
+
+
+def test_a_deep_video_keeps_its_depth_under_a_map(tmp_path: Path, make: Make) -> None:
+    """White of a map is the identity, so 10-bit codes come back as they were."""
+    source = Clip(frames=3, audio=None, pixels="yuv420p10le").write(tmp_path / "in.mp4")
+    Image.fromarray(np.full((HEIGHT, WIDTH), 255, np.uint8)).save(tmp_path / "white.png")
+    make(source, tmp_path / "out.mkv", None, alpha_map=tmp_path / "white.png", codec="ffv1", crf=None, preset=None)
+    before, after = see(source), see(tmp_path / "out.mkv")
+    assert after.tags["pixels"] == "yuv420p10le"
+    assert np.abs(before.frames[1].astype(int) - after.frames[1]).mean() < 1
+
+
+def test_a_part_has_the_maps_of_its_own_frames(tmp_path: Path, make: Make, clip: Path) -> None:
+    """Frame 12 of the video has map 12, whether the whole or a part is processed."""
+    maps = np.zeros((FRAMES, HEIGHT, WIDTH), np.uint8)
+    maps[12:] = 255
+    grey_film(tmp_path / "maps.mkv", maps)
+    make(clip, tmp_path / "out.mp4", None, alpha_map=tmp_path / "maps.mkv", start="10f", end="14f")
+    light = [frame.mean() for frame in see(tmp_path / "out.mp4").frames]
+    assert max(light[:2]) < 3 < 40 < min(light[2:])

@@ -321,7 +321,7 @@ def test_an_identity_network_is_invisible(tmp_path: Path, make: Make, bits: int,
 @pytest.mark.parametrize("subsampling", SUBSAMPLING)
 @pytest.mark.parametrize("bits", [10, 12, 16])
 @pytest.mark.parametrize("full", [False, True], ids=["limited", "full"])
-@pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.parametrize("matrix", MATRICES[:1] + MATRICES[-1:])
 def test_deep_patches_round_trip(matrix: int, full: bool, bits: int, subsampling: str) -> None:
     """More than 8 bits go through RGB of 16 bits: exact RGB, and the same codes back."""
     frame = make_tagged_patches(matrix, full, bits, subsampling)

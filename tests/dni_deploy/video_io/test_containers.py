@@ -36,6 +36,7 @@ def test_every_container_is_written_and_read(tmp_path: Path, make: Make, suffix:
     assert report.codec == ENCODER_BY_MUXER.get(MUXER_BY_SUFFIX[suffix], "libx264")
     after = see(tmp_path / f"out{suffix}")
     assert len(after.frames) == 5
+    assert max(np.abs(one.astype(int) - other).mean() for one, other in zip(see(source).frames, after.frames, strict=True)) < 5
     assert all(
         abs(later - time - Fraction(1, 25)) < Fraction(1, 900)
         for time, later in zip(after.times, after.times[1:], strict=False)
@@ -50,6 +51,7 @@ def test_an_animated_webp_is_written(tmp_path: Path, make: Make) -> None:
     with Image.open(tmp_path / "out.webp") as image:
         assert image.n_frames == 5  # type: ignore[attr-defined]
         assert image.size == (64, 48)
+        assert image.info["loop"] == 0
 
 
 @pytest.mark.parametrize("suffix", [suffix for suffix, muxer in MUXER_BY_SUFFIX.items() if muxer in CONSTANT_RATE_MUXERS])
@@ -84,6 +86,10 @@ def test_finding_a_name_opens_no_other_file(tmp_path: Path) -> None:
     Clip(audio=None).write(tmp_path / "in.mp4")
     (tmp_path / "list.txt").write_text(f"ffconcat version 1.0\nfile '{tmp_path / 'in.mp4'}'\n")
     assert identify_container(tmp_path / "list.txt") is None
+    (tmp_path / "relative.txt").write_text("ffconcat version 1.0\nfile in.mp4\n")
+    assert identify_container(tmp_path / "relative.txt") is None
+    (tmp_path / "list.m3u8").write_text("#EXTM3U\n#EXTINF:1,\nin.mp4\n#EXT-X-ENDLIST\n")
+    assert identify_container(tmp_path / "list.m3u8") is None
     assert "of a kind that is not read here" in describe_unread(tmp_path / "list.txt")
 
 

@@ -179,6 +179,37 @@ def test_the_nearest_pixel_format_is_chosen(codec: str, source: str, expected: s
     assert chosen.color.is_full_range == expected.startswith(("yuvj", "gray"))
 
 
+@pytest.mark.parametrize(
+    ("codec", "suffix", "pixel_format", "error"),
+    [
+        ("prores_ks", ".mov", "yuv422p10le", 3),
+        ("prores_ks", ".mkv", "yuv422p10le", 3),
+        ("dnxhd", ".mov", "yuv422p", 3),
+        ("dnxhd", ".mxf", "yuv422p", 3),
+        ("ffv1", ".mkv", "yuv420p", 1),
+        ("mjpeg", ".avi", "yuvj420p", 4),
+        ("mjpeg", ".mov", "yuvj420p", 4),
+        ("huffyuv", ".avi", "yuv422p", 2),
+        ("utvideo", ".avi", "yuv420p", 1),
+        ("qtrle", ".mov", "rgb24", 2),
+        ("png", ".mov", "rgb24", 2),
+        ("libx264rgb", ".mkv", "gbrp", 4),
+        ("mpeg4", ".mp4", "yuv420p", 6),
+        ("libsvtav1", ".mp4", "yuv420p", 10),
+        ("libvpx", ".webm", "yuv420p", 12),
+    ],
+)
+def test_codecs_of_editors_play(tmp_path: Path, make: Make, codec: str, suffix: str, pixel_format: str, error: float) -> None:
+    """Each film is read again: its format, its times, and colors to within what the codec loses."""
+    source = Clip(width=256, height=128, frames=3, audio=None).write(tmp_path / "in.mp4")
+    make(source, tmp_path / f"out{suffix}", codec=codec, crf=None, preset=None)
+    before, after = see(source), see(tmp_path / f"out{suffix}")
+    assert after.tags["pixels"] == pixel_format
+    assert after.times == before.times
+    for one, other in zip(before.frames, after.frames, strict=True):
+        assert np.abs(one.astype(int) - other).mean() < error
+
+
 PICTURE_SIZES = ((320, 240), (352, 288), (48, 48))
 """Most encoders take the first; H.261 and H.263 take CIF, xface takes its own."""
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from av.video.frame import VideoFrame
 
+from dni_deploy.api.video import LOST_HDR_NOTE
 from dni_deploy.video_io.color import view_planes
 from dni_deploy.video_io.hdr import HdrMetadata, MasteringDisplay
 from dni_deploy.video_io.matroska import CODEC_IDS, open_hdr_template
@@ -114,3 +115,11 @@ def test_a_template_has_the_metadata_of_each_codec(codec: str) -> None:
         assert template.codec_context.codec.canonical_name == codec
     with open_hdr_template("mjpeg", 64, 48, HDR10) as template:
         assert template is None
+
+
+def test_hdr_metadata_that_is_lost_is_told(tmp_path: Path, make: Make) -> None:
+    """A transport stream has no place for it, and x264 has no option for it."""
+    report = make(write_hdr(tmp_path / "in.mkv"), tmp_path / "out.ts")
+    assert LOST_HDR_NOTE in report.notes
+    assert LOST_HDR_NOTE not in make(tmp_path / "in.mkv", tmp_path / "out.mp4").notes
+    assert LOST_HDR_NOTE not in make(tmp_path / "in.mkv", tmp_path / "kept.ts", codec="libx265").notes

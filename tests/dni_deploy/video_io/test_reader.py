@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import av
 import pytest
 
 from dni_deploy.errors import InputError
-from dni_deploy.video_io.reader import DroppedFrames, VideoReader, _GapDetector
+from dni_deploy.video_io import reader
+from dni_deploy.video_io.reader import DroppedFrames, VideoReader, _GapDetector, demux_past_errors
 from dni_deploy.video_io.video_file import VideoFile, open_video_file
 from tests.support.video_clips import Clip
 
@@ -83,3 +86,27 @@ def test_losses_are_counted_once() -> None:
     """A damaged frame is usually missing, too."""
     assert DroppedFrames(True, damaged=3, missing=2).frames == 3
     assert not DroppedFrames(adjusted_timestamps=4)
+
+
+def test_reading_goes_on_behind_places_that_cannot_be_read() -> None:
+    parts: list[list[Any]] = [[1, 2, "error"], ["error"], [3]]
+
+    def demux(*streams: object) -> Iterator[Any]:
+        for item in parts.pop(0):
+            if item == "error":
+                raise av.error.InvalidDataError(1, "bad")
+            yield item
+
+    container: Any = SimpleNamespace(demux=demux)
+    assert list(demux_past_errors(container, [])) == [1, 2, None, None, 3]
+
+
+def test_a_file_that_cannot_be_read_any_more_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "MAX_CONSECUTIVE_READ_ERRORS", 3)
+
+    def demux(*streams: object) -> Iterator[Any]:
+        raise av.error.OSError(5, "gone")
+        yield
+
+    container: Any = SimpleNamespace(demux=demux)
+    assert list(demux_past_errors(container, [])) == [None, None, None]

@@ -15,6 +15,7 @@ import time
 from copy import copy
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from dni_deploy.alpha.plane_path import PlanePath
 from dni_deploy.alpha.timeline import AlphaSource, AlphaTimeline
 from dni_deploy.api import video as verb
 from dni_deploy.errors import BusyError, EngineError, InputError, LimitError, UsageError
+from dni_deploy.video_io.reader import VideoReader
 from dni_deploy.video_io.resume import job_folder_path, open_job
 from dni_deploy.video_io.segments import FrameAlphaRecord, SegmentWriter, open_segment
 from tests.dni_deploy.video_io.test_segments import make_packet
@@ -124,6 +126,7 @@ def test_every_resumable_alpha_source_has_a_fixed_identity() -> None:
                 "to_json" in methods
                 and "at" in methods
                 and [one.arg for one in methods["at"].args.args[1:]] == ["seconds", "frame"]
+                and ast.unparse(methods["at"].returns or ast.Constant(None)) == "Coefficients"  # a control's is a number
             ):
                 class_names.add(node.name)
     assert len(class_names) == len(SOURCES)
@@ -261,6 +264,59 @@ def test_links_are_not_followed_and_foreign_files_stay(
     assert [entry.name for entry in folder.iterdir()] == ["notes.txt"]
     with pytest.raises(UsageError, match="is no stopped job"):
         make(source, output, "1", force=True)
+
+
+@pytest.mark.parametrize("removed", [0, 1, 4, 5])
+def test_a_run_that_was_killed_after_its_end_leaves_no_folder(
+    tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch, removed: int
+) -> None:
+    """The output has its name, and some of the files of the job are removed; the command given again removes the rest."""
+    source, output = Clip(audio=None).write(tmp_path / "in.mp4"), tmp_path / "out.mp4"
+    unlink, count = os.unlink, [0]
+
+    def stop(path: Any) -> None:
+        if output.exists() and str(path).startswith(str(job_folder_path(output))):
+            count[0] += 1
+            if count[0] > removed:
+                raise Stops
+        unlink(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", stop)
+        with pytest.raises(Stops):
+            make(source, output)
+    content = output.read_bytes()
+    assert len(list(job_folder_path(output).iterdir())) == 6 - removed  # three segments, the description, the mark, the lock
+    with pytest.raises(UsageError, match="exists; give --force"):
+        make(source, output)
+    assert [entry.name for entry in tmp_path.iterdir() if entry != source] == ["out.mp4"]
+    assert output.read_bytes() == content
+
+
+def test_a_stopped_job_stays_where_its_output_is_of_another_run(
+    tmp_path: Path, make: Make, engine: Dimmer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, output = Clip(audio=None).write(tmp_path / "in.mp4"), tmp_path / "out.mp4"
+    folder = stop_with_all_segments(make, engine, monkeypatch, source, output, "1")
+    output.write_bytes(b"another")
+    with pytest.raises(UsageError, match="exists; give --force"):
+        make(source, output, "1", alpha_log=output.with_suffix(".jsonl"))
+    assert len(list(folder.glob("*.segment"))) == 3
+    report = make(source, output, "1", alpha_log=output.with_suffix(".jsonl"), force=True)
+    assert report.resumed_frames == 20
+
+
+def test_a_gap_that_cannot_be_filled_is_no_video(
+    tmp_path: Path, make: Make, engine: Dimmer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, output = Clip(audio=None).write(tmp_path / "in.mp4"), tmp_path / "out.mp4"
+    folder = stop_with_all_segments(make, engine, monkeypatch, source, output, "1")
+    (folder / "000001.segment").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(VideoReader, "__iter__", lambda reader: iter(()))
+        with pytest.raises(InputError, match="Frames 8 to 15 of the video could not be read this time; later ones are done"):
+            make(source, output, "1", alpha_log=output.with_suffix(".jsonl"))
+    assert make(source, output, "1", alpha_log=output.with_suffix(".jsonl")).resumed_frames == 12
 
 
 def test_two_attempts_at_one_segment_never_share_a_file(tmp_path: Path) -> None:

@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import av
-import numpy as np
 import pytest
 from PIL import Image
 
+from dni_deploy.api import video as verb
 from dni_deploy.errors import InputError, UsageError
 from dni_deploy.video_io import mux
+from dni_deploy.video_io.reader import VideoReader
 from dni_deploy.video_io.resume import job_folder_path
 from dni_deploy.video_io.streams import CAN_COPY_PARAMETERS, rescale
 from tests.support.frame_session import Dimmer
-from tests.support.video_clips import Clip, copy_packets, make_frame, see, sound, with_subtitles
+from tests.support.video_clips import Clip, copy_packets, make_frame, see, sound, with_subtitles, write_edit_list
 from tests.support.video_command import Make
 
 
@@ -52,7 +53,7 @@ def test_a_joined_transport_stream_is_kept_whole(tmp_path: Path, make: Make) -> 
         output = tmp_path / f"out{suffix}"
         report = make(joined, output)
         assert any("its timestamps jump at 1 place" in note for note in report.notes)
-        assert any("(audio, aac): 1 packets with a time that was absent or not later" in note for note in report.notes)
+        assert any("(audio, aac): the times of 1 packet were absent or not later" in note for note in report.notes)
         times = see(output).times
         assert len(times) == report.frames == 40
         assert max(abs(later - time - Fraction(1, 25)) for time, later in pairwise(times)) <= Fraction(1, 500)
@@ -78,6 +79,17 @@ def test_a_late_start_is_moved_to_zero(tmp_path: Path, make: Make, suffix: str) 
     assert max(abs((b - before[0]) - (a - after[0])) for b, a in zip(before, after, strict=True)) < Fraction(1, 900)
 
 
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_subtitles_and_chapters_move_with_the_start(tmp_path: Path, make: Make, suffix: str) -> None:
+    bare = with_subtitles(Clip(audio=None).write(tmp_path / "bare.mkv"), tmp_path / "in.mkv")
+    report = make(copy_packets(bare, tmp_path / "late.mkv", Fraction(5)), tmp_path / f"out{suffix}")
+    assert "the video begins at 5.000 s: moved to 0 s, with all streams alike" in report.notes
+    assert read_texts(tmp_path / f"out{suffix}") == [(0.1, 0.2, b"first"), (0.4, 0.3, b"second")]
+    with av.open(str(tmp_path / f"out{suffix}")) as container:
+        (chapter,) = container.chapters()
+        assert [time * chapter["time_base"] for time in (chapter["start"], chapter["end"])] == [0, Fraction(2, 5)]
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 def test_what_an_edit_list_cuts_away_stays_away(tmp_path: Path, make: Make, suffix: str) -> None:
     """As after `ffmpeg -ss 1 -i ... -c copy`: packets from before the beginning are there and not to be shown."""
@@ -91,10 +103,27 @@ def test_what_an_edit_list_cuts_away_stays_away(tmp_path: Path, make: Make, suff
     assert abs(next(time for time, data in sounds if data == first_shown) - start) < Fraction(1, 40)
     if suffix == ".mkv":
         assert start - sounds[0][0] <= Fraction(11, 100)  # what the decoder needs
-        assert any("packets that its edit list cuts away are left out of the .mkv file" in note for note in report.notes)
+        assert any("packets that its edit list cuts away left out of the .mkv file" in note for note in report.notes)
     else:
         assert start == 0
         assert not report.notes
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_several_edits_keep_what_they_show(tmp_path: Path, make: Make, suffix: str) -> None:
+    """The sound between two parts is in the file, and marked as not to be shown."""
+    plain = Clip(frames=50).write(tmp_path / "in.mp4")
+    source = write_edit_list(plain, tmp_path / "cut.mp4", [(0, 0.4), (1.2, 1.6)])
+    output = tmp_path / f"out{suffix}"
+    report = make(source, output)
+    assert report.frames == 20
+    assert any(f"packets that its edit list cuts away left out of the {suffix} file" in note for note in report.notes)
+    sounds, start = read_packets(output, "audio"), see(output).times[0]
+    times = {data: time for time, data in read_packets(plain, "audio")}
+    assert len(sounds) == pytest.approx(0.8 * 48000 / 1024, abs=2)
+    for time, data in sounds:
+        begins = times[data] if time - start < Fraction(4, 10) else times[data] - Fraction(8, 10)
+        assert abs(time - start - begins) < Fraction(1, 40)  # FFmpeg begins a later part with a whole packet
 
 
 def test_text_subtitles_are_converted(tmp_path: Path, make: Make) -> None:
@@ -211,6 +240,22 @@ def test_opus_in_mov_is_refused_by_name(tmp_path: Path, make: Make) -> None:
         make(source, tmp_path / "out.mov")
 
 
+def test_a_muxer_that_refuses_only_at_its_end_is_known_before_the_work(tmp_path: Path, make: Make, engine: Dimmer) -> None:
+    """FFmpeg 8 writes PCM of unknown channels into MP4 until it closes the file."""
+    source, output = Clip(audio="pcm_s16le", frames=3).write(tmp_path / "in.mkv"), tmp_path / "out.mp4"
+    message = ""
+    try:
+        make(source, output)
+    except UsageError as error:
+        message = str(error)
+    if message:  # another FFmpeg may take it
+        assert "cannot hold stream 1" in message
+        assert "(audio, pcm_s16le): Invalid argument. Leave it out with --drop 1, or name" in message
+        assert engine.refits == 0
+    assert output.exists() == (not message)
+    assert not job_folder_path(output).exists()
+
+
 def test_a_cover_image_is_kept(tmp_path: Path, make: Make) -> None:
     picture = io.BytesIO()
     Image.fromarray(make_frame(3)).save(picture, "JPEG")
@@ -237,7 +282,7 @@ def test_a_cover_image_is_kept(tmp_path: Path, make: Make) -> None:
         report = make(source, tmp_path / f"out{suffix}")
         assert find_covers(tmp_path / f"out{suffix}") == [picture.getvalue()] * count
         assert len(report.notes) == 1 - count
-    assert report.notes == ("1 cover images are left out: .mov has no place for them, .mkv has",)
+    assert report.notes == ("1 cover image left out: .mov has no place for that, .mkv has",)
     make(tmp_path / "out.mkv", tmp_path / "back.mp4")
     assert find_covers(tmp_path / "back.mp4") == [picture.getvalue()]
 
@@ -270,7 +315,7 @@ def test_a_damaged_packet_is_left_out(tmp_path: Path, make: Make) -> None:
     source.write_bytes(data)
     report = make(source, tmp_path / "out.mp4")
     assert report.frames == 20
-    assert any("packets are left out, as they are damaged (Invalid data found" in note for note in report.notes)
+    assert any("left out, damaged (Invalid data found" in note for note in report.notes)
 
 
 def test_an_error_of_the_join_keeps_all_segments(
@@ -303,7 +348,42 @@ def test_an_error_of_the_join_keeps_all_segments(
     assert output.read_bytes() == (tmp_path / "whole.mp4").read_bytes()
 
 
+def test_an_output_that_appeared_meanwhile_keeps_all_segments(
+    tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, output = Clip(audio=None).write(tmp_path / "in.mp4"), tmp_path / "out.mp4"
+    mux_segments = verb.mux_segments
+
+    def create(*args: Any) -> None:
+        mux_segments(*args)
+        output.write_bytes(b"another")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(verb, "mux_segments", create)
+        with pytest.raises(UsageError, match="was created by another process meanwhile"):
+            make(source, output)
+    assert output.read_bytes() == b"another"
+    assert make(source, output, force=True).resumed_frames == 20
+
+
+def test_an_error_of_the_source_keeps_finished_segments(tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk of the source went away: the same command continues when it is back."""
+    source, output = Clip(audio=None).write(tmp_path / "in.mp4"), tmp_path / "out.mp4"
+    fix_timestamp, count = VideoReader._fix_timestamp, [0]
+
+    def fail(reader: VideoReader, frame: Any) -> int:
+        count[0] += 1
+        if count[0] == 18:
+            raise InputError("The disk is gone.")
+        return fix_timestamp(reader, frame)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VideoReader, "_fix_timestamp", fail)
+        with pytest.raises(InputError, match="The disk is gone"):
+            make(source, output)
+    assert make(source, output).resumed_frames == 16
+
+
 def test_ticks_are_rounded_as_ffmpeg_does() -> None:
-    seconds, thirds = Fraction(1), Fraction(2)
-    assert [rescale(value, seconds, thirds) for value in (-3, -2, -1, 0, 1, 2, 3)] == [-2, -1, -1, 0, 1, 1, 2]
-    assert rescale(np.int64(7).item(), Fraction(1, 90000), Fraction(1, 1000)) == 0
+    assert [rescale(value, Fraction(1, 2)) for value in (-3, -2, -1, 0, 1, 2, 3)] == [-2, -1, -1, 0, 1, 1, 2]
+    assert [rescale(value, Fraction(1000, 90000)) for value in (44, 45, 90, 134, 135)] == [0, 1, 1, 1, 2]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from dni_deploy.errors import UsageError
 from dni_deploy.video_io.color import ColorConverter, ColorSpec
 from dni_deploy.video_io.matroska import make_packet_with_transparency
 from dni_deploy.video_io.reader import VideoReader
@@ -115,3 +116,20 @@ def test_a_packet_gets_its_transparency_back() -> None:
     packet = make_packet_with_transparency("vp9", b"picture", b"transparency")
     assert bytes(packet) == b"picture"
     assert bytes(packet.get_sidedata("matroska_block_additional"))[8:] == b"transparency"
+
+
+def test_a_container_without_a_place_for_transparency_gets_none(tmp_path: Path, make: Make) -> None:
+    """MP4 would take VP9 and drop the packets of the transparency without a word."""
+    source = write_transparent(tmp_path / "in.webm", "libvpx-vp9", "yuva420p")
+    report = make(source, tmp_path / "out.mp4", codec="libvpx-vp9", crf=None, preset=None)
+    assert "4:2:0, 8 bits, with transparency is written as 4:2:0, 8 bits: transparency left out" in report.notes
+    with pytest.raises(UsageError, match=r"A mp4 file has no place for the transparency of libvpx-vp9; name an output"):
+        make(source, tmp_path / "b.mp4", codec="libvpx-vp9", crf=None, preset=None, pixel_format="yuva420p")
+
+
+def test_gif_is_transparent_or_not(tmp_path: Path, make: Make) -> None:
+    """Below half is transparent; a part that was opaque before becomes so, too."""
+    source = write_transparent(tmp_path / "in.mov", "qtrle", "argb")
+    make(source, tmp_path / "out.gif", crf=None, preset=None)
+    for number, levels in enumerate(read_levels(tmp_path / "out.gif")):
+        assert np.array_equal(levels, np.where(make_levels(number) < 128, 0, 255))

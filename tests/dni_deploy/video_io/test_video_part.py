@@ -49,8 +49,17 @@ def test_times_that_are_none_are_refused_before_anything_is_opened(fields: dict[
         InputOptions(**fields)
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts", ".avi"])
-@pytest.mark.parametrize(("start", "end", "first", "count"), [("0.4s", "0.6s", 10, 5), ("3f", "5f", 3, 2), (None, "0.2", 0, 5)])
+@pytest.mark.parametrize(
+    ("suffix", "start", "end", "first", "count"),
+    [
+        (".mp4", "0.4s", "0.6s", 10, 5),
+        (".mkv", "0.4s", "0.6s", 10, 5),
+        (".ts", "0.4s", "0.6s", 10, 5),
+        (".avi", "0.4s", "0.6s", 10, 5),
+        (".mkv", "3f", "5f", 3, 2),
+        (".mp4", None, "0.2", 0, 5),
+    ],
+)
 def test_a_part_has_its_frames(
     tmp_path: Path, make: Make, suffix: str, start: str | None, end: str, first: int, count: int
 ) -> None:

@@ -14,14 +14,17 @@ NAMES = ("psnr", "gan", "art")
 def test_a_setting_is_a_command_for_what_is_shown() -> None:
     alpha = Coefficients.parse([0.1, 0.2, 0.7], NAMES)
     video = CommandLines("my sr.dni", "films/in.mp4", True, ("--alpha-for", "norm:*=0.2"))
-    assert shlex.split(video.format_setting(alpha, shows_source=True)) == [
+    assert shlex.split(video.format_setting(alpha, shows_source=True, is_video=True)) == [
         "dni-deploy", "video", "my sr.dni", "films/in.mp4", "-o", "in-dni.mkv",
         "--alpha", "psnr=0.1,gan=0.2,art=0.7", "--alpha-for", "norm:*=0.2",
     ]  # fmt: skip
-    assert " run 'my sr.dni' in.png -o in-dni.png " in video.format_setting(alpha, shows_source=False)
-    controlled = CommandLines("sr.dni").format_setting(alpha, shows_source=True, controls={"sigma": 0.1})
+    assert " run 'my sr.dni' in.png -o in-dni.png " in video.format_setting(alpha, shows_source=False, is_video=False)
+    assert " video 'my sr.dni' in.mp4 -o in-dni.mkv " in video.format_setting(alpha, shows_source=False, is_video=True)
+    controlled = CommandLines("sr.dni").format_setting(alpha, shows_source=True, is_video=False, controls={"sigma": 0.1})
     assert controlled.endswith("art=0.7 --control sigma=0.1")
-    assert " run sr.dni x.webp -o x-dni.png " in CommandLines("sr.dni", "x.webp").format_setting(alpha, shows_source=True)
+    assert " run sr.dni x.webp -o x-dni.png " in CommandLines("sr.dni", "x.webp").format_setting(
+        alpha, shows_source=True, is_video=False
+    )
 
 
 def test_a_take_is_a_command_with_its_timeline_or_its_file() -> None:

@@ -13,7 +13,9 @@ pytest.importorskip("uvicorn", reason="the page's server needs the extra `serve`
 
 from dni_deploy.alpha.timeline import AlphaTimeline
 from dni_deploy.network_controls import Control
-from tests.dni_deploy.webui.page_server import TOKEN, MovingSource, PageFixture, photograph, serve_page
+from dni_deploy.webui.sources import open_frame_source
+from tests.dni_deploy.webui.page_server import SIZE, TOKEN, MovingSource, PageFixture, photograph, serve_page
+from tests.dni_deploy.webui.test_video_source import write_video
 
 ASK = "document.getElementById('picture').dataset"
 MEAN = """(() => { const canvas = document.getElementById('picture'), copy = new OffscreenCanvas(canvas.width, canvas.height);
@@ -204,6 +206,35 @@ def test_a_take_is_recorded_played_and_exported(browser: Any, tmp_path: Path) ->
 
         with Image.open(tmp_path / "picture.png") as image:
             assert image.getpixel((3, 3)) == (56, 56, 56)  # 200 * (0.1 + 0.9 * 0.2), without JPEG's errors
+        tab.close()
+
+
+def test_a_take_of_a_video_has_its_frames(browser: Any, tmp_path: Path) -> None:
+    """Ten presses in a second, Stop 0.3 s later: the last one is in the take, and each has a frame of the video."""
+    pytest.importorskip("av", reason="videos need the extra `video`")
+    write_video(tmp_path / "film.mkv", 100)
+    with serve_page(2, open_frame_source(tmp_path / "film.mkv", SIZE)) as live:
+        live.shared_alpha.set_alpha(0.5, "test")
+        tab = Tab(browser, live)
+        page = tab.page
+        tab.wait_for_coefficients(0.5, 0.5)
+        page.keyboard.press("r")
+        page.get_by_label("alpha, the share of bright").focus()
+        for _ in range(10):
+            page.wait_for_timeout(100)
+            page.keyboard.press("ArrowRight")
+        page.wait_for_timeout(300)
+        page.keyboard.press("r")
+        tab.until("document.getElementById('take').textContent.includes(' of the video.')")
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Save as JSON").click()
+        download.value.save_as(tmp_path / "alpha.json")
+        take = AlphaTimeline.read(tmp_path / "alpha.json", ("bright", "dark"))
+        assert take.unit == "frames"
+        assert take.coefficients[-1].tolist() == [0.6, 0.4]
+        assert 5 <= take.times[-1] - take.times[-2] <= 25  # Stop, 0.3 s later
+        assert len(take.times) >= 10
+        assert not page.get_by_label("loop").is_visible()  # it goes by the frames of the video
         tab.close()
 
 

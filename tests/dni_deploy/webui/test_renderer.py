@@ -215,3 +215,24 @@ def test_render_uses_one_alpha_per_frame_under_constant_changes() -> None:
         finally:
             done.set()
             thread.join()
+
+
+def test_following_never_overwrites_what_somebody_else_sets() -> None:
+    """A control that is moved between the look at the timeline and its setting: the control counts."""
+    timeline = AlphaTimeline.parse("0:bright=1, 100s:bright=0", NAMES[:2])
+    with open_renderer(source=MovingSource(), timeline=timeline) as renderer:
+        viewer = Viewer(renderer)
+        viewer.next()
+        assert renderer.status[1]["follows"]
+        look = renderer._alpha_to_follow
+
+        def look_and_be_late(*arguments: object) -> Coefficients | None:
+            requested = look(*arguments)  # type: ignore[arg-type]
+            if renderer._followed:
+                renderer.shared_alpha.set_alpha({"bright": 0.25, "dark": 0.75}, "page 1")
+            return requested
+
+        renderer._alpha_to_follow = look_and_be_late  # type: ignore[method-assign]
+        wait_until(lambda: (viewer.next(0.1), not renderer.status[1]["follows"])[1])
+        viewer.next()
+        assert renderer.shared_alpha.state.requested.values == (0.25, 0.75)

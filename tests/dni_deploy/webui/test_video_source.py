@@ -67,16 +67,43 @@ def test_a_slow_viewer_does_not_slow_the_video(tmp_path: Path) -> None:
         video.close()
 
 
-def test_a_mirrored_video_is_shown_mirrored(tmp_path: Path) -> None:
+def test_a_slow_decoder_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every frame that is decoded is shown, where frames come more slowly than the video's own."""
+    from dni_deploy.webui import video_source
+
+    write_video(tmp_path / "video.mkv", 20)
+    convert = video_source.convert_and_fit
+
+    def convert_slowly(*arguments: Any) -> Any:
+        time.sleep(0.06)
+        return convert(*arguments)
+
+    monkeypatch.setattr(video_source, "convert_and_fit", convert_slowly)
+    video = open_frame_source(tmp_path / "video.mkv", (32, 32))
+    try:
+        started, numbers = time.monotonic(), []
+        while time.monotonic() - started < 0.6:
+            look = time.monotonic()
+            numbers.append(video.get_frame(look - started).number)
+            assert time.monotonic() - look < 0.2  # two durations of a frame, on a busy machine
+        assert set(numbers) >= set(range(1, max(numbers)))
+        assert max(numbers) >= 4
+    finally:
+        video.close()
+
+
+def test_a_mirrored_video_is_shown_mirrored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("av", reason="videos need the extra `video`")
     from tests.support.video_clips import Clip, make_frame, write_display_matrix
 
     source = write_display_matrix(Clip(audio=None, frames=2).write(tmp_path / "in.mp4"), (0, 1, 1, 0))  # transposed
-    video = open_frame_source(source, (64, 64))
+    with caplog.at_level("INFO"):
+        video = open_frame_source(source, (64, 64))
     try:
         shown = video.get_frame(0.0).frame
     finally:
         video.close()
+    assert "in.mp4: turned clockwise by 90 degrees and mirrored" in caplog.text
     assert shown.shape == (64, 48, 3)
     assert np.abs(shown.astype(int) - make_frame(0).swapaxes(0, 1)).mean() < 6  # a lossy codec
 

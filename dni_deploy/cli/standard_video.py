@@ -1,0 +1,70 @@
+"""`-` as a video: stdin is read to its end into a temporary file, and a file goes to stdout."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dni_deploy.errors import LimitError, UsageError
+from dni_deploy.utils.atomic_write import DISK_FULL_ERRNOS
+
+STANDARD_STREAM = Path("-")
+
+STDOUT_SUFFIX = ".mkv"
+"""The container of what goes to stdout: it holds nearly everything, and is read from a pipe."""
+
+
+@contextmanager
+def resolve_standard_streams(sources: tuple[Path, ...], output: Path) -> Iterator[tuple[tuple[Path, ...], Path]]:
+    """Puts temporary files in the place of `-`.
+
+    A video is read several times, for its properties, its frames and its other streams, which a pipe does not allow.
+
+    Args:
+        sources: The videos.
+        output: The output.
+
+    Yields:
+        Both, without `-`. After the block, the output is copied to stdout.
+
+    Raises:
+        UsageError: A stream is a terminal or closed.
+        LimitError: There is no room for the temporary file.
+    """
+    if STANDARD_STREAM not in (*sources, output):
+        yield sources, output
+        return
+    with tempfile.TemporaryDirectory(prefix="dni-video-") as folder:
+        if STANDARD_STREAM in sources:
+            spooled = Path(folder, "stdin")
+            _spool_stdin(spooled)
+            sources = tuple(spooled if path == STANDARD_STREAM else path for path in sources)
+        if output != STANDARD_STREAM:
+            yield sources, output
+            return
+        if sys.stdout is None or sys.stdout.isatty():
+            raise UsageError("stdout is a terminal, and a video belongs in a pipe or a file.")
+        written = Path(folder, f"stdout{STDOUT_SUFFIX}")
+        yield sources, written
+        with open(written, "rb") as file:
+            shutil.copyfileobj(file, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+
+
+def _spool_stdin(path: Path) -> None:
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UsageError("stdin is a terminal, and a video comes from a pipe or a file.")
+    try:
+        with open(path, "wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+    except OSError as error:
+        if error.errno not in DISK_FULL_ERRNOS:
+            raise
+        raise LimitError(
+            f"There is no room in {os.fspath(path.parent)} for the video from stdin; set TMPDIR to a folder with more."
+        ) from error
