@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import sys
@@ -39,6 +40,14 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         del os.environ["DNI_CACHE"]
     else:
         os.environ["DNI_CACHE"] = previous
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_lines_of_progress() -> Iterator[None]:
+    """Keeps commands that are slow on a busy machine from printing a line of progress before what a test expects."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dni_deploy.cli.output.LINE_INTERVAL_S", math.inf)
+        yield
 
 
 @pytest.fixture

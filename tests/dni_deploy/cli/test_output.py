@@ -109,6 +109,7 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(
     """The first line comes after the interval, so that what takes less has none."""
     now = 100.0
     monkeypatch.setattr("dni_deploy.cli.output.time.monotonic", lambda: now)
+    monkeypatch.setattr("dni_deploy.cli.output.LINE_INTERVAL_S", 5.0)
     with CommandOutput(json=as_json).show_progress() as progress:
         assert progress is not None
         for seconds, done in ((104.9, 1), (105.0, 2), (109.0, 3), (110.5, 4)):

@@ -39,7 +39,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_a_video_goes_through_pipes(bundle: str, tmp_path: Path) -> None:
     """From a container that is read from a pipe into one; stdout has nothing but the video."""
     source = Clip(frames=4).write(tmp_path / "in.mkv")
-    arguments = ["video", bundle, "-", "-o", "-", "--alpha", "0.5", "--engine", "onnxruntime", "--threads", "1"]
+    arguments = ["video", bundle, "-", "-o", "-", "--alpha", "0.5", "--engine", "onnxruntime", "--threads", "1", "-q"]
     done = subprocess.run(
         [sys.executable, "-m", "dni_deploy", *arguments], input=source.read_bytes(), capture_output=True, timeout=60, check=True
     )
