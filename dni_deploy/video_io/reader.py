@@ -42,6 +42,8 @@ MAX_CONSECUTIVE_READ_ERRORS = 1000
 class SizeChangeError(InputError):
     """The frames change their size. Whoever reads the video again comes to the same place."""
 
+    kind = "SizeChangeError"
+
 
 class DecodedFrame(NamedTuple):
     """One frame.

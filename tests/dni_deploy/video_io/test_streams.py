@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -31,15 +32,14 @@ def read_packets(path: Path, kind: str) -> list[tuple[Fraction, bytes]]:
 
 
 def read_texts(path: Path) -> list[tuple[float, float, bytes]]:
-    """Returns begin and duration in seconds, and the text of each subtitle."""
+    """Returns begin and duration in seconds, and the text of each subtitle without styles."""
     with av.open(str(path)) as container:
         stream: Any = container.streams.subtitles[0]
         found = []
         for packet in container.demux(stream):
             for subtitle in packet.decode() if packet.size else ():
-                found.append(
-                    (float(packet.pts * packet.time_base), float(packet.duration * packet.time_base), subtitle.dialogue)
-                )
+                text = re.sub(rb"\{[^}]*\}", b"", subtitle.dialogue)
+                found.append((float(packet.pts * packet.time_base), float(packet.duration * packet.time_base), text))
         return found
 
 
@@ -140,6 +140,42 @@ def test_text_subtitles_are_converted(tmp_path: Path, make: Make) -> None:
     with av.open(str(tmp_path / "again.mkv")) as container:
         assert container.streams[1].language == "eng"
         assert [chapter["metadata"]["title"] for chapter in container.chapters()] == ["one"]
+
+
+ASS = """[Script Info]
+ScriptType: v4.00+
+[V4+ Styles]
+Format: Name, Fontname, Fontsize
+Style: Default,Arial,16
+[Events]
+Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text
+Dialogue: 0,0:00:00.10,0:00:00.30,Default,,0,0,0,,{\\b1}first{\\b0}
+Dialogue: 0,0:00:00.40,0:00:00.70,Default,,0,0,0,,second, with a comma
+"""
+WEBVTT = "WEBVTT\n\n00:00.100 --> 00:00.300\n<b>first</b>\n\n00:00.400 --> 00:00.700\nsecond, with a comma\n"
+
+
+@pytest.mark.parametrize(("suffix", "content"), [("ass", ASS), ("vtt", WEBVTT)])
+@pytest.mark.parametrize("output_suffix", [".mp4", ".mkv"])
+def test_styled_subtitles_keep_their_text(tmp_path: Path, make: Make, suffix: str, content: str, output_suffix: str) -> None:
+    (tmp_path / f"text.{suffix}").write_text(content)
+    plain, source = Clip(audio=None).write(tmp_path / "plain.mp4"), tmp_path / "in.mkv"
+    with (
+        av.open(str(plain)) as video,
+        av.open(str(tmp_path / f"text.{suffix}")) as texts,
+        av.open(str(source), "w") as output,
+    ):
+        copies = {container: output.add_stream_from_template(container.streams[0]) for container in (texts, video)}
+        for container, target in copies.items():
+            for packet in container.demux():
+                if packet.size:
+                    packet.stream = target
+                    output.mux(packet)
+    make(source, tmp_path / f"out{output_suffix}")
+    shown = read_texts(tmp_path / f"out{output_suffix}")
+    assert [text for _, _, text in shown] == [b"first", b"second, with a comma"]
+    assert {begin for begin, _, _ in shown} == {0.1, 0.4}
+    assert all(duration == pytest.approx(0.2 if begin == 0.1 else 0.3, abs=0.002) for begin, duration, _ in shown)
 
 
 def test_streams_are_chosen_and_dropped(tmp_path: Path, make: Make, engine: Dimmer) -> None:
