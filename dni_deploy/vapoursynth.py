@@ -27,6 +27,7 @@ from dni_deploy.control.open_listeners import ListenerOptions
 from dni_deploy.errors import LimitError, UsageError
 from dni_deploy.imaging.frames import check_signature
 from dni_deploy.imaging.image_file import MAX_OUTPUT_PIXELS
+from dni_deploy.session.options import SessionOptions
 from dni_deploy.session.session import Session, open_session
 
 MATRIX_NAMES = {1: "709", 4: "fcc", 5: "470bg", 6: "170m", 7: "240m", 8: "ycgco", 9: "2020ncl", 10: "2020cl", 14: "ictcp"}
@@ -47,11 +48,8 @@ def dni(
     osc_map: Sequence[str] = (),
     token: str | None = None,
     slew: float | None = None,
-    threads: int = 0,
-    precision: str | None = None,
-    device: int = 0,
-    extrapolate: bool = False,
     alpha_for: str | Sequence[str] | None = None,
+    **options: Any,
 ) -> Any:
     """Filters a clip. The result is `scale` times as wide and high.
 
@@ -71,11 +69,8 @@ def dni(
         osc_map: What OSC addresses of other programs stand for, such as "/1/fader1=alpha".
         token: The secret that HTTP requests carry; None: a random one, which the core's log then names.
         slew: Fastest change of a coefficient, in 1/s.
-        threads: As in `open_session`.
-        precision: As in `open_session`.
-        device: As in `open_session`.
-        extrapolate: As in `open_session`.
         alpha_for: Rules for groups of weights, such as "norm:*=0.2"; one or several.
+        **options: Other fields of SessionOptions, such as precision="fp16" or controls={"sigma": 0.1}.
 
     Raises:
         UsageError: The clip has another format; the message says how to convert it.
@@ -83,6 +78,8 @@ def dni(
         MismatchError: The network does not take frames. What `open_session` raises is raised, too.
     """
     _check_clip(clip)
+    rules = [alpha_for] if isinstance(alpha_for, str) else alpha_for or ()
+    session_options = SessionOptions(engine=engine, rules=rules, **options)
     opened = Bundle.ensure_open(bundle)
     check_signature(opened.signature)
     if clip.format.color_family == vs.GRAY and opened.signature.input_channels != 1:
@@ -101,22 +98,13 @@ def dni(
                 alpha,
                 rate=rate,
                 listeners=ListenerOptions(osc=osc, osc_map=osc_map, http=http, http_token=token, slew=slew),
-                extrapolate=extrapolate,
+                extrapolate=session_options.extrapolate,
+                controls=opened.signature.controls,
+                control_values=session_options.controls,
                 note=_log_message,
             )
         )
-        session = stack.enter_context(
-            open_session(
-                opened,
-                engine=engine,
-                alpha=control.at(0),
-                threads=threads,
-                extrapolate=extrapolate,
-                rules=[alpha_for] if isinstance(alpha_for, str) else alpha_for or (),
-                precision=precision,
-                device=device,
-            )
-        )
+        session = stack.enter_context(open_session(opened, session_options, alpha=control.at(0)))
         function = _FrameFilter(session, control, clip.format)
         weakref.finalize(function, stack.pop_all().close)
     # One frame of the output's size, which every request gets to copy and fill.
@@ -144,7 +132,7 @@ class _FrameFilter:
         source, target = f[0], f[1].copy()
         with self._lock:  # an alpha that moves has a time of its own
             coefficients = self.frame_alpha.at(n)
-        rendered = self.session.render(self._to_frame(source), alpha=coefficients)
+        rendered = self.session.render(self._to_frame(source), alpha=coefficients, controls=self.frame_alpha.read_controls())
         for plane in self._planes:
             self._write_plane(rendered.output[..., plane], np.asarray(target[plane]))
         for name, value in source.props.items():
