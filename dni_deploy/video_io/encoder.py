@@ -27,6 +27,7 @@ from dni_deploy.video_io.decoder import has_separate_transparency
 from dni_deploy.video_io.hdr import HdrMetadata
 from dni_deploy.video_io.matroska import CODEC_IDS, open_hdr_template
 from dni_deploy.video_io.pixel_formats import DEFAULT_FORMAT, check_pixel_format, choose_alignment, rank_pixel_formats
+from dni_deploy.video_io.scheduling import keep_scheduling
 from dni_deploy.video_io.video_file import VideoFile
 
 COMMON_ENCODERS = (
@@ -486,7 +487,8 @@ def _open_encoder(
         context.flags |= Flags.closed_gop.value
     if global_header:
         context.flags |= Flags.global_header.value
-    context.open()
+    with keep_scheduling():
+        context.open()
     return context
 
 

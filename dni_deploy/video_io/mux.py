@@ -36,6 +36,7 @@ from dni_deploy.video_io.encoder import (
 )
 from dni_deploy.video_io.image_sequence import find_frame_encoder, names_frames
 from dni_deploy.video_io.matroska import make_packet_with_transparency
+from dni_deploy.video_io.scheduling import keep_scheduling
 from dni_deploy.video_io.segments import EncodedPacket, Segment
 from dni_deploy.video_io.streams import (
     StreamCopier,
@@ -175,7 +176,8 @@ def _rehearse(
         ):
             video = add_video_stream(output, settings, output_format)
             targets = _add_copied_streams(output, source, copies)
-            output.start_encoding()
+            with keep_scheduling():
+                output.start_encoding()
             for packet in _encode_black_frame(settings, output_format, plan.has_global_header):
                 packet.stream, packet.dts = video, packet.pts  # x265 leaves the decoding time of a single frame undefined
                 output.mux_one(packet)
@@ -257,7 +259,8 @@ def mux_segments(
         chapters = [_shift_chapter(chapter, plan.start, video_file.part) for chapter in source.chapters()]
         output.set_chapters([chapter for chapter in chapters if chapter["end"] > chapter["start"]])
         targets = _add_copied_streams(output, source, plan.copies)
-        output.start_encoding()
+        with keep_scheduling():
+            output.start_encoding()
         copiers = _make_copiers(source, targets, plan.start)
         start_ticks = round(plan.start / output_format.time_base)
         for timed in merge(

@@ -16,6 +16,7 @@ from dni_deploy.errors import UnavailableError, UsageError
 from dni_deploy.imaging.orientation import Orientation
 from dni_deploy.video_io.color import ColorSpec
 from dni_deploy.video_io.encoder import Encoder, EncoderOptions, OutputFormat, choose_output_format, pad_frame
+from dni_deploy.video_io.scheduling import keep_scheduling
 from dni_deploy.video_io.video_file import VideoFile
 from tests.dni_deploy.api.test_video import psnr
 from tests.support.video_clips import Clip, make_frame, see
@@ -239,7 +240,8 @@ def opens_in_ffmpeg(name: str, width: int, height: int) -> bool:
     context.framerate, context.time_base = 25, Fraction(1, 25)
     context.options = {"strict": "experimental"} if context.codec.experimental else {}
     try:
-        context.open()
+        with keep_scheduling():
+            context.open()
     except (av.error.FFmpegError, ValueError):
         return False
     return True
