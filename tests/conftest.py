@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 import platform
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import pytest
 
@@ -48,6 +52,33 @@ def no_lines_of_progress() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dni_deploy.cli.output.LINE_INTERVAL_S", math.inf)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def parse_translations_once() -> Iterator[None]:
+    """Keeps onnxscript's functions between exports: torch.onnx parses the source of all of them again for each network.
+
+    A version of PyTorch that keeps them elsewhere is left as it is.
+    """
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        if "exporters.export_graph" in sys.modules:
+            with suppress(ImportError, AttributeError):
+                name = importlib.import_module("torch.onnx._internal._lazy_import").onnxscript_apis._name
+                module = importlib.import_module(name)
+                monkeypatch.setattr(module, "get_torchlib_ops", cache(module.get_torchlib_ops))
+        yield
+
+
+@pytest.fixture
+def export_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports networks of the user's here, not in a child, which gives the same: tests/exporters/test_export_in_child.py."""
+    from exporters import cache as export_cache
+    from exporters.export_graph import export_graph
+
+    def export(architecture: object, tensors: object, net: Any, signature: Any, opset: int) -> Any:
+        return export_graph(net, signature, opset=opset)
+
+    monkeypatch.setattr(export_cache, "export_in_child", export)
 
 
 @pytest.fixture

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -47,10 +45,7 @@ def test_documented_console_block_runs(folder: Path) -> None:
 
 def test_documented_python_block_runs(folder: Path) -> None:
     [block] = re.findall(r"^```python\n(.*?)^```$", PAGE, re.S | re.M)
-    process = subprocess.run(
-        [sys.executable, "-c", block], cwd=folder, env={"PYTHONPATH": str(ROOT)}, capture_output=True, timeout=120
-    )
-    assert process.returncode == 0, process.stderr
+    exec(compile(block, "check.md", "exec"), {})
 
 
 def test_page_tables_equal_the_results() -> None:

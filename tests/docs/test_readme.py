@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from dni_deploy.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -22,8 +22,8 @@ def blocks(language: str) -> list[str]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A folder with psnr.pth, gan.pth (two similar Compact networks) and in.png, and `dni-deploy` on the PATH."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with psnr.pth, gan.pth (two similar Compact networks) and in.png."""
     torch = pytest.importorskip("torch")
     from tests.support.pico_architectures import pico_net
 
@@ -33,31 +33,15 @@ def folder(tmp_path: Path) -> Path:
     near = {key: value + 0.02 * torch.randn(value.shape, generator=generator) for key, value in net.state_dict().items()}
     torch.save({"params": near}, tmp_path / "gan.pth")
     Image.fromarray(np.random.default_rng(2).integers(0, 256, (24, 32, 3), np.uint8)).save(tmp_path / "in.png")
-    shim = tmp_path / "bin" / "dni-deploy"
-    shim.parent.mkdir()
-    shim.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m dni_deploy "$@"\n')
-    shim.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def environment(folder: Path) -> dict[str, str]:
-    return {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-
-
-def run_documented(command: str | list[str], folder: Path) -> str:
-    """Runs a shell line or a program in the folder, which has to succeed; returns its stdout."""
-    process = subprocess.run(
-        command,
-        shell=isinstance(command, str),
-        cwd=folder,
-        env=environment(folder),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        stdin=subprocess.DEVNULL,
-    )
-    assert process.returncode == 0, f"{command}\n{process.stdout}{process.stderr}"
-    return process.stdout
+def run_documented(command: str) -> None:
+    """Runs a line with `dni-deploy` in the current folder, which has to succeed."""
+    program, *arguments = shlex.split(command)
+    assert program == "dni-deploy"
+    assert main(arguments) == 0, command
 
 
 def test_documented_console_block_runs(folder: Path) -> None:
@@ -65,16 +49,15 @@ def test_documented_console_block_runs(folder: Path) -> None:
     commands = [line.removeprefix("$ ") for line in block.splitlines() if line.startswith("$ ")]
     assert len(commands) >= 5
     for command in commands:
-        run_documented(command, folder)
+        run_documented(command)
     assert {"sr.dni", "out.png", "strip.png", "page.html", "blended.onnx"} <= {path.name for path in folder.iterdir()}
 
 
 def test_documented_python_block_runs(folder: Path) -> None:
     [block] = blocks("python")
-    check = (
-        "\nassert out.dtype == np.uint8 and out.shape == (96, 128, 3), out.shape\nassert y.shape == (1, 3, 96, 128), y.shape\n"
-    )
-    run_documented([sys.executable, "-c", block + check], folder)
+    names: dict[str, Any] = {}
+    exec(compile(block, "README.md", "exec"), names)
+    assert (names["out"].dtype, names["out"].shape, names["y"].shape) == (np.uint8, (96, 128, 3), (1, 3, 96, 128))
 
 
 def test_install_lines_equal_those_of_make_and_ci() -> None:

@@ -51,7 +51,7 @@ def take(net: nn.Module, **options: Any) -> tuple[bytes, bool]:
 
 
 def test_the_second_lift_reads_a_file_with_the_same_bytes(folder: Path) -> None:
-    net = pico_net("dncnn_bn")
+    net = pico_net("dncnn")
     (first, was_cached), (second, is_cached) = take(net), take(net)
     assert (was_cached, is_cached) == (False, True)
     assert first == second
@@ -59,7 +59,7 @@ def test_the_second_lift_reads_a_file_with_the_same_bytes(folder: Path) -> None:
     weights = sum(tensor.nbytes for tensor in net.state_dict().values())
     assert entry.stat().st_size < len(first) - weights / 2  # no weights in it
 
-    other = pico_net("dncnn_bn", seed=5)  # other values, the same graph, and its own values in it
+    other = pico_net("dncnn", seed=5)  # other values, the same graph, and its own values in it
     filled, is_cached = take(other)
     assert is_cached
     assert filled == take(other, fresh=True)[0] != first

@@ -19,8 +19,8 @@ from tests.support.pico_architectures import PICO, pico_net
 
 @pytest.fixture(scope="module")
 def dncnn() -> tuple[onnx.ModelProto, nn.Module]:
-    net = pico_net("dncnn_bn")
-    return export_graph(net, Signature()).graph, net
+    exported, net, _ = export_pico("dncnn_bn")
+    return exported.graph, net
 
 
 def copied(graph: onnx.ModelProto) -> onnx.ModelProto:

@@ -44,12 +44,12 @@ PICO: dict[str, Pico] = {
     "rrdbnet": Pico("rrdbnet", lambda: RRDBNet(3, 8, 2, 4)),
     "rrdbnet_x2": Pico("rrdbnet", lambda: RRDBNet(3, 8, 1, 4, unshuffle=2)),
     "rrdbnet_esrgan": Pico("rrdbnet", lambda: RRDBNet(3, 8, 1, 4, naming=ESRGAN_NAMING)),
-    "rrdbnet_old": Pico("rrdbnet", lambda: RRDBNet(3, 8, 2, 4, naming=make_old_esrgan_naming(2, 2))),
+    "rrdbnet_old": Pico("rrdbnet", lambda: RRDBNet(3, 8, 1, 4, naming=make_old_esrgan_naming(1, 2))),
     "compact": Pico("compact", lambda: SRVGGNetCompact(3, 8, 3, 4)),
     "compact_x2": Pico("compact", lambda: SRVGGNetCompact(3, 8, 2, 2)),
-    "cyclegan": Pico("cyclegan", lambda: ResnetGenerator(3, 4, 6)),
+    "cyclegan": Pico("cyclegan", lambda: ResnetGenerator(3, 4, 2)),
     "cyclegan_bn": Pico("cyclegan", lambda: ResnetGenerator(3, 4, 2, batch_norm=True)),
-    "transformer_net": Pico("transformer_net", lambda: TransformerNet(3, (4, 6, 8), 2)),
+    "transformer_net": Pico("transformer_net", lambda: TransformerNet(3, (4, 6, 8), 1)),
     "dcgan": Pico("dcgan", lambda: DCGANGenerator(5, (8, 6), 3), LATENT),
 }
 

@@ -171,6 +171,7 @@ def shared(seed: int) -> State:
     return {key: value.numpy().copy() for key, value in Shared().state_dict().items()}
 
 
+@pytest.mark.usefixtures("export_in_this_process")
 def test_a_user_network_with_tied_and_unused_weights_is_exported(tmp_path: Path) -> None:
     states = [shared(0), shared(1)]
     bundle = export(family(states), tmp_path / "d.dni", arch="tests.dni_deploy.api.test_export:Shared")

@@ -66,6 +66,7 @@ def make_states(net_class: type[nn.Module]) -> list[dict[str, np.ndarray]]:
     return [{key: value.numpy() for key, value in net_class().state_dict().items()} for _ in range(2)]
 
 
+@pytest.mark.usefixtures("export_in_this_process")
 def test_controls_move_live_beside_alpha(tmp_path):
     states = make_states(EveryKindNet)
     bundle = dni.export(
@@ -99,7 +100,7 @@ def test_noise_level_of_ffdnet():
     assert list(net.state_dict())[-1] == "controls.sigma"
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("export_in_this_process")
 def test_control_without_effect_is_refused(tmp_path):
     states = make_states(IdleNet)
     with pytest.raises(MismatchError, match="does not depend on the control sigma"):
