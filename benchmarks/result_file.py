@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dni_deploy.utils.atomic_write import write_bytes_atomically
+from dni_deploy.utils.hardware import count_cores, cpu_name
 
 
 def write_result(output: str | os.PathLike[str], result: Mapping[str, Any]) -> None:
@@ -19,6 +20,11 @@ def write_result(output: str | os.PathLike[str], result: Mapping[str, Any]) -> N
         print(text, end="")
     else:
         write_bytes_atomically(output, text.encode(), force=True)
+
+
+def describe_run(folder: Path) -> dict[str, Any]:
+    """Describes on what a benchmark ran: the first fields of its result, with the commit of the working tree `folder`."""
+    return {"schema": 1, "commit": describe_commit(folder), "cpu": cpu_name(), "cores": count_cores()}
 
 
 def describe_commit(folder: Path) -> str:

@@ -209,3 +209,12 @@ def find_control(controls: Sequence[Control], name: object) -> Control:
 
 ControlValues = Mapping[str, Any]
 """What a user may pass: numbers, or texts such as "25/255", by the controls' names."""
+
+
+def check_values(controls: Sequence[Control], values: ControlValues) -> dict[str, float]:
+    """Returns the values of some controls as floats, by name.
+
+    Raises:
+        UsageError: A name is no control's, or a value is no number in its range.
+    """
+    return {name: find_control(controls, name).check_value(value) for name, value in values.items()}

@@ -17,7 +17,7 @@ import av
 import click
 
 from benchmarks.compare import compare_times, make_timer
-from benchmarks.result_file import describe_commit, write_result
+from benchmarks.result_file import describe_run, write_result
 from benchmarks.samples import ROOT, write_compact_bundle, write_identity_bundle, write_video
 from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.api.video import video
@@ -25,7 +25,6 @@ from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.imaging.frames import AnyFrame
 from dni_deploy.imaging.rendered import RenderedFrame
 from dni_deploy.utils.atomic_write import write_file_atomically
-from dni_deploy.utils.hardware import count_cores, cpu_name
 from dni_deploy.video_io.encoder import EncoderOptions, OutputFormat
 from dni_deploy.video_io.mux import mux_segments, plan_output
 from dni_deploy.video_io.pipeline import make_completed_future
@@ -86,10 +85,7 @@ def main(rounds: int, frames: int, output: Path) -> None:
         write_compact_bundle(folder / "compact.dni", 24, 8, 2)
         same, net = Bundle.open(folder / "identity.dni"), Bundle.open(folder / "compact.dni")
         result = {
-            "schema": 1,
-            "commit": describe_commit(ROOT),
-            "cpu": cpu_name(),
-            "cores": count_cores(),
+            **describe_run(ROOT),
             "pyav": av.__version__,
             "720p": {"frames": frames}
             | compare_times(

@@ -23,11 +23,10 @@ import av
 import click
 import numpy as np
 
-from benchmarks.result_file import describe_commit, write_result
+from benchmarks.result_file import describe_run, write_result
 from benchmarks.samples import ROOT, write_identity_bundle, write_video
 from dni_deploy.api.video import video
 from dni_deploy.errors import UsageError
-from dni_deploy.utils.hardware import count_cores, cpu_name
 from dni_deploy.video_io.encoder import EncoderOptions
 from dni_deploy.video_io.resume import job_folder_path
 
@@ -149,10 +148,7 @@ def main(kills: int, output: str) -> None:
                 if entry.is_file():
                     entry.unlink()
     result = {
-        "schema": 1,
-        "commit": describe_commit(ROOT),
-        "cpu": cpu_name(),
-        "cores": count_cores(),
+        **describe_run(ROOT),
         "pyav": av.__version__,
         "frames of a film": FRAMES,
         "frames of a segment": ENCODER_OPTIONS.segment_frames,

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from benchmarks.compare import compare_times, make_timer
 from benchmarks.features.film import ENCODER_OPTIONS
-from benchmarks.result_file import describe_commit, write_result
+from benchmarks.result_file import describe_run, write_result
 from benchmarks.samples import ROOT, write_compact_bundle, write_video
 from dni_deploy.api.video import video
 from dni_deploy.blending.blend import blend_float64
@@ -30,7 +30,6 @@ from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.imaging import frames as reference
 from dni_deploy.session.session import Session, open_session
 from dni_deploy.signature import Signature
-from dni_deploy.utils.hardware import count_cores, cpu_name
 from engines import frame_conversion
 
 RESULT_PATH = ROOT / "benchmarks" / "results" / "frames.json"
@@ -153,10 +152,7 @@ def main(rounds: int, frames: int, output: Path) -> None:
         rng = np.random.default_rng(0)
         images = [rng.integers(0, 256, (360, 640, 3), np.uint8) for _ in range(frames)]
         result: dict[str, Any] = {
-            "schema": 1,
-            "commit": describe_commit(ROOT),
-            "cpu": cpu_name(),
-            "cores": count_cores(),
+            **describe_run(ROOT),
             "onnxruntime": ort.__version__,
             "conversion around the network": compare_conversions(rounds),
             "an alpha for each of 16 threads": count_wrong_frames(bundle, 1000),

@@ -25,10 +25,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.result_file import describe_commit
+from benchmarks.result_file import describe_run
 from benchmarks.samples import ROOT, write_compact_bundle, write_identity_bundle, write_video
 from dni_deploy.errors import UnavailableError
-from dni_deploy.utils.hardware import count_cores, cpu_name
 
 CHROMIUM_FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -147,10 +146,7 @@ def main(arguments: list[str] | None = None) -> int:
         figures = measure(options, Path(name), browser)
         browser.close()
     result = {
-        "schema": 1,
-        "commit": describe_commit(ROOT),
-        "cpu": cpu_name(),
-        "cores": count_cores(),
+        **describe_run(ROOT),
         "load_after": os.getloadavg()[0],
         **figures,
     }

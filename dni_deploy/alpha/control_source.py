@@ -6,6 +6,7 @@ Its number is read as the share of the first of two members, beyond 0 to 1 as we
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ class ControlSource:
             LimitError: The text or file is too large.
         """
         members = (control.name, f"1-{control.name}")
-        if not isinstance(value, str) or parse_number(value) == parse_number(value):  # NaN is not itself: no number
+        if not isinstance(value, str) or not math.isnan(parse_number(value)):
             number = control.check_value(value)
             return cls(control, AlphaTimeline.from_coefficients(Coefficients(members, (number, 1.0 - number))))
         text = FRACTION_PATTERN.sub(lambda match: repr(parse_number(match[0])), value)

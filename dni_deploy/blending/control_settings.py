@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from dni_deploy.network_controls import Control, ControlValues, find_control
+from dni_deploy.network_controls import Control, ControlValues, check_values
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class ControlSettings:
         Raises:
             UsageError: A name is no control's, or a value is no number in its range.
         """
-        checked = {name: find_control(self.controls, name).check_value(value) for name, value in values.items()}
+        checked = check_values(self.controls, values)
         pairs = zip(self.controls, self.values, strict=True)
         return replace(self, values=tuple(checked.get(control.name, value) for control, value in pairs))
 

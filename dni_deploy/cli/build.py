@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dni_deploy.cli import options
-from dni_deploy.cli.output import CommandOutput, format_count, format_seconds, print_summary, print_table
+from dni_deploy.cli.output import CommandOutput, format_seconds, print_summary, print_table
 from dni_deploy.errors import escape_name
+from dni_deploy.utils.format_count import format_count
 from dni_deploy.utils.optional_packages import import_optional
 
 if TYPE_CHECKING:

@@ -174,11 +174,6 @@ def format_seconds(seconds: float) -> str:
     return f"{seconds * 1e3:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
-def format_count(number: int, noun: str) -> str:
-    """Formats a number with its noun: "1 image", "2 images"."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def _is_number(cell: str) -> bool:
     """Whether a cell is a number with or without a unit, or stands for a missing one."""
     if cell == "-":

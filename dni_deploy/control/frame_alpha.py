@@ -17,7 +17,7 @@ from dni_deploy.alpha.timeline import AlphaSource, AlphaTimeline
 from dni_deploy.control.open_listeners import ListenerOptions, open_listeners
 from dni_deploy.control.shared_alpha import SharedAlpha
 from dni_deploy.errors import UsageError
-from dni_deploy.network_controls import Control, ControlValues, find_control
+from dni_deploy.network_controls import Control, ControlValues
 
 StreamAlpha = Union[Alpha, AlphaSource, "os.PathLike[str]", None]
 """An alpha; text or a file as open_alpha_source reads them; an AlphaSource; None: the first member alone."""
@@ -110,7 +110,7 @@ def open_frame_alpha(
         listeners: What sets alpha from outside; None: nothing.
         extrapolate: Whether coefficients may lie outside 0..1.
         controls: What the network takes beside the image.
-        control_values: Their values to begin with, of some of them; None for their defaults.
+        control_values: As in SharedAlpha.
         note: Called with a sentence for each place that is listened to, and with what is wrong with a message.
 
     Yields:
@@ -130,14 +130,13 @@ def open_frame_alpha(
     if live and not isinstance(source, SharedAlpha):
         if not is_constant(source):
             raise UsageError("An alpha over time and a live one exclude each other; give one alpha to start from.")
-        values = {name: find_control(controls, name).check_value(value) for name, value in (control_values or {}).items()}
         source = SharedAlpha(
             members,
             source.at(0.0, 0),
             slew=listeners.slew,
             extrapolate=extrapolate,
             controls=controls,
-            control_values=values,
+            control_values=control_values,
         )
     if isinstance(source, SharedAlpha):
         with open_listeners(source, listeners, note=note, report=note):

@@ -14,6 +14,7 @@ from dni_deploy.alpha.plane import ControlPlane
 from dni_deploy.alpha.simplex import with_coefficient
 from dni_deploy.control.shared_alpha import SharedAlpha
 from dni_deploy.errors import DniError, UsageError, escape_name
+from dni_deploy.utils.format_count import format_count
 
 ReportMessage = Callable[[str], None]
 """Takes a sentence for people about messages that were refused."""
@@ -190,6 +191,6 @@ def _parse_numbers(words: Sequence[str], count: int, name: str) -> list[float]:
         numbers = []
     if len(numbers) != count:
         raise UsageError(
-            f"'{escape_name(name, 60)}' takes {count} number{'s' * (count > 1)}; got {escape_name(' '.join(words), 60)!r}."
+            f"'{escape_name(name, 60)}' takes {format_count(count, 'number')}; got {escape_name(' '.join(words), 60)!r}."
         )
     return numbers

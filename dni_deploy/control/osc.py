@@ -37,6 +37,7 @@ from dni_deploy.control.osc_address import (
 from dni_deploy.control.shared_alpha import SharedAlpha
 from dni_deploy.errors import UsageError, escape_name
 from dni_deploy.network_controls import Control
+from dni_deploy.utils.format_count import format_count
 
 ADDRESS_PREFIX = "/dni/"
 OSC_BUNDLE_TAG = b"#bundle\0"
@@ -246,7 +247,7 @@ class OscAlphaListener(AlphaListener):
         members, count = self.handler.shared_alpha.members, len(message.numbers)
         sets_all, expected = target.sets_all(count), target.argument_count
         if not sets_all and count != expected:
-            raise UsageError(f"{escape_name(message.address, 80)} takes {expected} number{'s' * (expected > 1)}; got {count}.")
+            raise UsageError(f"{escape_name(message.address, 80)} takes {format_count(expected, 'number')}; got {count}.")
         if target.control is not None:
             self._set_control(target, target.control, message)
             return

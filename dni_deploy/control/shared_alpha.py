@@ -17,7 +17,7 @@ from typing import NamedTuple
 from dni_deploy.alpha.coefficients import Alpha, Coefficients
 from dni_deploy.alpha.simplex import interpolate
 from dni_deploy.errors import UsageError
-from dni_deploy.network_controls import Control, ControlValues, find_control
+from dni_deploy.network_controls import Control, ControlValues, check_values
 
 
 class AlphaState(NamedTuple):
@@ -70,7 +70,7 @@ class SharedAlpha:
             slew: Slew rate in 1/s; None changes alpha at once.
             extrapolate: Whether coefficients may lie outside 0..1.
             controls: What the network takes beside the image.
-            control_values: Their values to begin with, of all of them; None for their defaults.
+            control_values: Their values to begin with, of some of them; others have their defaults.
             clock: Returns seconds, for `read`.
 
         Raises:
@@ -86,7 +86,7 @@ class SharedAlpha:
         self._changed = threading.Condition()
         initial = Coefficients.parse(initial, self.members, extrapolate=extrapolate)
         self.controls = tuple(controls)
-        values = {control.name: control.default for control in self.controls} | dict(control_values or {})
+        values = {control.name: control.default for control in self.controls} | check_values(controls, control_values or {})
         self._state = AlphaState(0, initial, initial, "", MappingProxyType(values))
         self._ramp_start = -math.inf  # when the way to `requested` began, by the clock
         self._last_read_time: float | None = None
@@ -159,7 +159,7 @@ class SharedAlpha:
         Raises:
             UsageError: A name is no control's, or a value is no number in its range; nothing has changed.
         """
-        checked = {name: find_control(self.controls, name).check_value(value) for name, value in values.items()}
+        checked = check_values(self.controls, values)
         with self._changed:
             old = self._state
             controls = MappingProxyType({**old.controls, **checked})

@@ -177,6 +177,8 @@ class Session:
 
     @controls.setter
     def controls(self, values: ControlValues) -> None:
+        if not values:  # of every frame of a network without controls
+            return
         with self._state_lock:
             self._request_state(self._parse_state(None, values))
 

@@ -23,6 +23,7 @@ from av.video.stream import VideoStream
 
 from dni_deploy.errors import InputError, LimitError, UnavailableError, UsageError, escape_name
 from dni_deploy.utils.atomic_write import DISK_FULL_ERRNOS
+from dni_deploy.utils.format_count import format_count
 from dni_deploy.video_io.containers import CONSTANT_RATE_MUXERS, MUXER_BY_SUFFIX
 from dni_deploy.video_io.decoder import has_separate_transparency
 from dni_deploy.video_io.encoder import (
@@ -320,7 +321,7 @@ def _describe_changes(
     elif start:
         yield f"the video begins at {float(start):.3f} s: moved to 0 s, with all streams alike"
     if jumps:
-        places = _format_count(jumps, "place")
+        places = format_count(jumps, "place")
         yield f"its timestamps jump at {places}: what follows was moved, in all streams alike, so that it continues"
     for copy in copies:
         if copy.encoder is not None:
@@ -328,23 +329,19 @@ def _describe_changes(
     for kind, noun in (("attachment", "attached file"), ("video", "cover image")):
         count = sum(stream.type == kind for stream in left_out)
         if count:
-            yield f"{_format_count(count, noun)} left out: {path.suffix} has no place for that, .mkv has"
-
-
-def _format_count(count: int, noun: str) -> str:
-    return f"{count} {noun}{'s' if count != 1 else ''}"
+            yield f"{format_count(count, noun)} left out: {path.suffix} has no place for that, .mkv has"
 
 
 def _describe_repairs(path: Path, copier: StreamCopier) -> Iterator[str]:
     """Says what was changed in the packets of a stream."""
     name = f"stream {copier.source.index} ({describe_stream(copier.source)})"
     if copier.moved_packets:
-        moved = _format_count(copier.moved_packets, "packet")
+        moved = format_count(copier.moved_packets, "packet")
         yield f"{name}: the times of {moved} were absent or not later than that before, and were set behind it"
     if copier.refused_packets:
-        yield f"{name}: {_format_count(copier.refused_packets, 'packet')} left out, damaged ({copier.refusal})"
+        yield f"{name}: {format_count(copier.refused_packets, 'packet')} left out, damaged ({copier.refusal})"
     if copier.cut_packets:
-        yield f"{name}: {_format_count(copier.cut_packets, 'packet')} that its edit list cuts away left out of the {path.suffix} file"
+        yield f"{name}: {format_count(copier.cut_packets, 'packet')} that its edit list cuts away left out of the {path.suffix} file"
 
 
 def _can_hold_codec(muxer: str, settings: EncoderOptions, output_format: OutputFormat) -> bool:

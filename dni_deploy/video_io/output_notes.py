@@ -1,4 +1,4 @@
-"""What a user is told about the format of the output: where it is not that of the source."""
+"""Notes on the format of the output, where it is not that of the source."""
 
 from __future__ import annotations
 

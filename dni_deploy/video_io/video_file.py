@@ -90,7 +90,7 @@ class InputOptions:
 
     def __post_init__(self) -> None:
         _ = self.frame_rate
-        self.find_part(Fraction(25))  # wrong times are told before anything is opened
+        self.find_part(Fraction(25))  # refuses wrong times before anything is opened
         for entry in self.drop:
             if entry not in DROPPED_TYPES and not entry.isdecimal():
                 raise UsageError(

@@ -52,12 +52,13 @@ def add_controls(net: nn.Module, controls: Sequence[Control]) -> None:
     if not controls:
         return
     taken = {each.name for each in parameters}
+    own = [argument for argument in arguments if argument in taken]
     planes = [argument for argument in arguments if argument not in taken]
     _add_tensors(net, controls)
     positions = {control.name: position for position, control in enumerate(controls)}
     rows = {argument: [positions[name] for name in names] for argument, names in arguments.items()}
-    for forms in product(*(_list_forms(len(rows[argument])) for argument in arguments if argument in taken)):
-        form_by_argument = dict(zip((argument for argument in arguments if argument in taken), forms, strict=True))
+    for forms in product(*(_list_forms(len(rows[argument])) for argument in own)):
+        form_by_argument = dict(zip(own, forms, strict=True))
         original_class = type(net)
         change_forward(net, _make_call(controls, rows, planes, form_by_argument))
         if run_at_some_size(net) is not None:

@@ -97,11 +97,6 @@ def test_a_summary_leaves_out_what_is_unknown(capsys: Capture) -> None:
     assert capsys.readouterr().out == "wrote  a\\x1b.png\nerror  0\n"
 
 
-@pytest.mark.parametrize(("number", "text"), [(0, "0 images"), (1, "1 image"), (2, "2 images")])
-def test_a_noun_is_plural_unless_its_count_is_one(number: int, text: str) -> None:
-    assert output.format_count(number, "image") == text
-
-
 @pytest.mark.parametrize("as_json", [False, True])
 def test_progress_without_a_terminal_is_a_line_now_and_then(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], as_json: bool

@@ -1,4 +1,4 @@
-"""Transparency of films: kept where both codecs have it, by the rules for images, and told where it is not."""
+"""Transparency of films: kept where both codecs have it, by the rules for images, and a note where it is not."""
 
 from __future__ import annotations
 
