@@ -46,7 +46,7 @@ class ImageResult:
         height: Height of the output in pixels.
         tiles: Number of tiles; with an alpha map the number of its pieces.
         seconds: Time in the network.
-        notes: What was converted when the image was read or written.
+        notes: One sentence for each thing that was converted or left out when the image was read or written.
         alpha_map: Statistics of the alpha map; None without one.
     """
 
@@ -56,7 +56,7 @@ class ImageResult:
     height: int
     tiles: int
     seconds: float
-    notes: str
+    notes: tuple[str, ...]
     alpha_map: AlphaMapStats | None = None
 
 
@@ -301,6 +301,6 @@ def _process_image(
         height=pixels.shape[0],
         tiles=tiles,
         seconds=seconds,
-        notes="; ".join(image.notes),
+        notes=image.notes,
         alpha_map=map_stats,
     )

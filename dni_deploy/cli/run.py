@@ -91,7 +91,7 @@ def command(
             f"{row.width}x{row.height}",
             row.tiles,
             format_seconds(row.seconds),
-            "; ".join(filter(None, (row.notes, str(row.alpha_map or "")))),
+            "; ".join((*row.notes, *([str(row.alpha_map)] if row.alpha_map else []))),
         )
         for row in report.images
     ]

@@ -64,6 +64,13 @@ def test_one_image_can_be_written_in_another_format_and_to_a_folder(tmp_path: Pa
     assert np.array_equal(read_pixels(tmp_path / "folder" / "in.png"), pixels)
 
 
+def test_notes_of_an_image_are_a_list_in_json(tmp_path: Path, dimmer: Dimmer) -> None:
+    Image.new("P", (8, 6)).save(tmp_path / "in.png")
+    report = run("x.dni", tmp_path / "in.png", tmp_path / "out.png", 1)
+    assert report.images[0].notes == ("the palette was resolved to RGB",)
+    assert json.loads(json.dumps(report.to_json()))["images"][0]["notes"] == ["the palette was resolved to RGB"]
+
+
 def test_folders_are_read_one_level_deep(tmp_path: Path, dimmer: Dimmer) -> None:
     source = tmp_path / "in"
     (source / "deeper").mkdir(parents=True)
