@@ -14,15 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from dni_deploy.errors import ImageFileError, InputError, LimitError, UsageError
-from dni_deploy.imaging.image_file import (
-    ImageFile,
-    as_path_list,
-    list_folder_images,
-    list_images,
-    output_format,
-    read_image,
-    write_image,
-)
+from dni_deploy.imaging.image_file import ImageFile, read_image, write_image
 
 
 def pixels(*shape: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -265,22 +257,3 @@ def test_unwritable_images_are_refused(tmp_path: Path) -> None:
     assert (tmp_path / "a.png").read_bytes() == before
     write_image(tmp_path / "a.png", clear, force=True)
     assert read_image(tmp_path / "a.png").alpha is not None
-    assert output_format("X.JPEG") == "JPEG"
-
-
-def test_images_of_a_folder_are_sorted_by_name(tmp_path: Path) -> None:
-    for name in ("b.png", "a.JPG", ".hidden.png", "notes.txt"):
-        (tmp_path / name).write_bytes(b"")
-    (tmp_path / "folder.png").mkdir()
-    paths = [tmp_path / "a.JPG", tmp_path / "b.png"]
-    assert list_folder_images(tmp_path) == (paths, 1)
-    assert list_images(tmp_path) == paths
-    assert list_images([tmp_path / "given.png", tmp_path]) == [tmp_path / "given.png", *paths]
-    assert as_path_list("x.png") == [Path("x.png")]
-
-
-def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds no image"):
-        list_images([tmp_path])
-    with pytest.raises(InputError, match="cannot be read"):
-        list_folder_images(tmp_path / "none")
