@@ -19,6 +19,7 @@ from PIL.ImageFile import ImageFile as PillowImageFile
 from dni_deploy.errors import DniError, ImageFileError, InputError, LimitError, UsageError, escape_name
 from dni_deploy.imaging.frames import Frame
 from dni_deploy.imaging.image_formats import IMAGE_FORMATS, ImageFormat, output_format
+from dni_deploy.imaging.transparency import fill_hidden_colors, resize_transparency
 from dni_deploy.utils.atomic_write import write_bytes_atomically
 
 MAX_OUTPUT_PIXELS = 10**8
@@ -47,10 +48,7 @@ class ImageFile:
 
     def with_pixels(self, rgb: Frame) -> ImageFile:
         """Returns the same image with new colors; the transparency is resized (bicubic) only if the size differs."""
-        alpha = self.alpha
-        if alpha is not None and alpha.shape != rgb.shape[:2]:
-            resized = Image.fromarray(alpha).resize((rgb.shape[1], rgb.shape[0]), Image.Resampling.BICUBIC)
-            alpha = np.array(resized)
+        alpha = None if self.alpha is None else resize_transparency(self.alpha, *rgb.shape[:2])
         return replace(self, rgb=rgb, alpha=alpha)
 
 
@@ -248,7 +246,10 @@ def _to_image_file(image: Image.Image, notes: list[str]) -> ImageFile:
         image, note = _cmyk_to_rgb(image, icc)
         notes.append(note)
         icc = None
-    return ImageFile(np.array(image.convert("RGB")), alpha, icc, mode in ("1", "L", "LA"), tuple(notes))
+    rgb: Frame = np.array(image.convert("RGB"))
+    if alpha is not None:
+        rgb = fill_hidden_colors(rgb, alpha)
+    return ImageFile(rgb, alpha, icc, mode in ("1", "L", "LA"), tuple(notes))
 
 
 def _cmyk_to_rgb(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, str]:
