@@ -10,15 +10,21 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile as PillowImageFile
 
 from dni_deploy.errors import DniError, ImageFileError, InputError, LimitError, UsageError, escape_name
+from dni_deploy.imaging.color_profile import SRGB, ColorProfile
+from dni_deploy.imaging.embedded import embed, make_encoder_options, read_embedded
 from dni_deploy.imaging.frames import Frame
+from dni_deploy.imaging.icc_profile import convert_frame_to_srgb, convert_to_srgb
 from dni_deploy.imaging.image_formats import IMAGE_FORMATS, ImageFormat, output_format
+from dni_deploy.imaging.image_source import ImageSource
+from dni_deploy.imaging.metadata import NO_METADATA, Metadata
 from dni_deploy.imaging.transparency import fill_hidden_colors, resize_transparency
 from dni_deploy.utils.atomic_write import write_bytes_atomically
 
@@ -28,6 +34,13 @@ MAX_OUTPUT_PIXELS = 10**8
 EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
 
 
+TRANSPOSITIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+"""EXIF orientation -> what makes stored pixels upright."""
+
+
 @dataclass(frozen=True)
 class ImageFile:
     """A decoded image, upright; it owns its arrays.
@@ -35,14 +48,16 @@ class ImageFile:
     Attributes:
         rgb: uint8 (H, W, 3).
         alpha: uint8 (H, W), the transparency exactly as in the file (turned upright); None for an opaque image.
-        icc: The embedded color profile, carried to the output; None if there is none or the colors were converted.
+        color: What the numbers mean.
+        metadata: EXIF, XMP, IPTC, resolution and texts, as in the file.
         is_gray: Whether the file is gray: rgb then has three equal channels, and an output of it is gray again (their mean).
         notes: One sentence for each thing that was converted or left out.
     """
 
     rgb: Frame
     alpha: NDArray[np.uint8] | None = None
-    icc: bytes | None = None
+    color: ColorProfile = SRGB
+    metadata: Metadata = NO_METADATA
     is_gray: bool = False
     notes: tuple[str, ...] = ()
 
@@ -55,7 +70,7 @@ class ImageFile:
 def read_image(path: str | os.PathLike[str], *, scale: int = 1) -> ImageFile:
     """Decodes one PNG, JPEG, WebP, TIFF or BMP file of 8 bits a channel.
 
-    EXIF rotation is applied; palette, 1-bit and CMYK images are converted, which `notes` says. Other metadata is left out.
+    EXIF rotation is applied; palette, 1-bit and CMYK images are converted, which `notes` says. Damaged metadata is left out.
 
     Args:
         path: Of the file.
@@ -76,8 +91,14 @@ def read_image(path: str | os.PathLike[str], *, scale: int = 1) -> ImageFile:
         check_size(path, width, height, scale)
         _check_depth(path, image)
         notes = [] if getattr(image, "n_frames", 1) == 1 else _describe_extra_frames(path, image)
+        assert isinstance(image, PillowImageFile)
+        pixels = {"CMYK": "CMYK", "1": "GRAY", "L": "GRAY", "LA": "GRAY"}.get(image.mode, "RGB")
+        embedded = read_embedded(ImageSource(cast(BinaryIO, image.fp), image.format or "", pixels, image.info))
         image.load()
-        return _to_image_file(ImageOps.exif_transpose(image), notes)
+        upright: Image.Image = image
+        if image.format != "TIFF" and embedded.orientation > 1:  # Pillow turns TIFF files itself
+            upright = image.transpose(TRANSPOSITIONS[embedded.orientation])
+        return _to_image_file(upright, embedded.color, embedded.metadata, [*notes, *embedded.notes])
 
 
 def write_image(path: str | os.PathLike[str], image_file: ImageFile, *, force: bool = False) -> None:
@@ -131,17 +152,16 @@ def encode_image(image_file: ImageFile, image_format: ImageFormat, options: Mapp
     Returns:
         The content of the file.
     """
+    image_file = fit_to_format(image_file, image_format)
     pixels = image_file.rgb
+    metadata = image_file.metadata.correct(pixels.shape[1], pixels.shape[0])
     image = Image.fromarray(np.rint(pixels.mean(axis=2)).astype(np.uint8) if image_file.is_gray else pixels)
     if image_file.alpha is not None:
         image.putalpha(Image.fromarray(image_file.alpha))
-    encoder_options = {**image_format.encoder_options, **(options or {})}
-    # A gray profile would not fit the RGB pixels of a format without gray.
-    if image_file.icc is not None and image_format.has_profile and (image_format.has_gray or not image_file.is_gray):
-        encoder_options["icc_profile"] = image_file.icc
+    embedded_options = make_encoder_options(image_format, image_file.color, metadata)
     buffer = io.BytesIO()
-    image.save(buffer, image_format.name, **encoder_options)
-    return buffer.getvalue()
+    image.save(buffer, image_format.name, **{**image_format.encoder_options, **embedded_options, **(options or {})})
+    return embed(buffer.getvalue(), image_format, image_file.color, metadata)
 
 
 @contextmanager
@@ -232,32 +252,45 @@ def _describe_extra_frames(path: Path, image: Image.Image) -> list[str]:
     )
 
 
-def _to_image_file(image: Image.Image, notes: list[str]) -> ImageFile:
-    icc = image.info.get("icc_profile") or None
+def _to_image_file(image: Image.Image, color: ColorProfile, metadata: Metadata, notes: list[str]) -> ImageFile:
     alpha = None
     if image.has_transparency_data:
         alpha = np.array(image.convert("RGBA").getchannel("A"))
     mode = image.mode
+    is_gray = mode in ("1", "L", "LA")
     if mode in ("P", "PA"):
         notes.append("the palette was resolved to RGB")
     elif mode == "1":
         notes.append("1-bit pixels were read as gray 0 and 255")
+    elif mode == "CMYK" and color.kind == "CMYK" and color.icc is not None:
+        image = convert_to_srgb(image, color.icc)
+        notes.append("CMYK was converted to sRGB by the embedded profile")
     elif mode == "CMYK":
-        image, note = _cmyk_to_rgb(image, icc)
-        notes.append(note)
-        icc = None
+        notes.append("CMYK was converted to RGB without a profile; colors are approximate")
+    if is_gray and color.icc is not None and color.kind == "RGB":
+        is_gray = False
+        notes.append("gray pixels with a profile for RGB were read as RGB")
     rgb: Frame = np.array(image.convert("RGB"))
     if alpha is not None:
         rgb = fill_hidden_colors(rgb, alpha)
-    return ImageFile(rgb, alpha, icc, mode in ("1", "L", "LA"), tuple(notes))
+    if mode == "CMYK":
+        color, metadata = SRGB, metadata.mark_as_srgb()
+    return ImageFile(rgb, alpha, color, metadata, is_gray, tuple(notes))
 
 
-def _cmyk_to_rgb(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, str]:
-    if icc is not None:
-        try:
-            converted = ImageCms.profileToProfile(image, io.BytesIO(icc), ImageCms.createProfile("sRGB"), outputMode="RGB")
-        except (ImageCms.PyCMSError, OSError):  # a damaged profile, or one for other pixels
-            converted = None
-        if converted is not None:
-            return converted, "CMYK was converted to sRGB by the embedded profile"
-    return image.convert("RGB"), "CMYK was converted to RGB without a profile; colors are approximate"
+def fit_to_format(image_file: ImageFile, image_format: ImageFormat) -> ImageFile:
+    """Converts the colors if a format cannot say what they are, and leaves out the metadata that it does not hold.
+
+    Returns:
+        What the file will hold, with a note for each difference.
+    """
+    color, rgb, metadata = image_file.color, image_file.rgb, image_file.metadata
+    conversion, loss = color.describe_conversion(image_format), color.describe_loss(image_format)
+    if conversion is not None and color.icc is not None:
+        rgb = convert_frame_to_srgb(rgb, color.icc, is_gray=color.kind == "GRAY")
+        metadata = metadata.mark_as_srgb()
+    if conversion is not None or loss is not None:
+        color = SRGB
+    metadata, metadata_notes = metadata.fit(image_format)
+    notes = (*image_file.notes, *(note for note in (conversion, loss) if note is not None), *metadata_notes)
+    return replace(image_file, rgb=rgb, color=color, metadata=metadata, notes=notes)
