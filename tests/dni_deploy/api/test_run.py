@@ -83,7 +83,7 @@ def test_folders_are_read_one_level_deep(tmp_path: Path, dimmer: Dimmer) -> None
     report = run("x.dni", [source, tmp_path / "single.png"], tmp_path / "out", 1, progress=lambda *call: calls.append(call))
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png", "c.png", "single.png"]
     assert all(np.array_equal(read_pixels(tmp_path / "out" / name), pixels) for name, pixels in expected.items())
-    assert report.skipped == 1
+    assert report.skipped == {"not_image": (str(source / "notes.txt"),)}
     assert [call[:2] for call in calls] == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
     assert dimmer.refits == 1
 
@@ -148,7 +148,7 @@ def test_missing_inputs_are_refused(tmp_path: Path, dimmer: Dimmer) -> None:
     with pytest.raises(UsageError, match="no input"):
         run("x.dni", [], tmp_path / "out", 1)
     with pytest.raises(UsageError, match="no image format"):
-        run("x.dni", tmp_path / "in.png", tmp_path / "out.gif", 1)
+        run("x.dni", tmp_path / "in.png", tmp_path / "out.xyz", 1)
     with pytest.raises(UsageError, match="does not exist"):
         run("x.dni", tmp_path / "in.png", tmp_path / "nowhere" / "out.png", 1)
     (tmp_path / "file").write_bytes(b"")
