@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -127,13 +128,14 @@ def run(
         started = time.perf_counter()
         rows: list[ImageResult] = []
         failures: list[ImageFailure] = []
-        for result in renderer.process_all(progress):
-            if isinstance(result, ImageResult):
-                rows.append(result)
-                continue
-            failures.append(result)
-            if report_failure is not None and plan.folder is not None:
-                report_failure(result)
+        with closing(renderer.process_all(progress)) as results:  # at an error, too, before the session closes
+            for result in results:
+                if isinstance(result, ImageResult):
+                    rows.append(result)
+                    continue
+                failures.append(result)
+                if report_failure is not None and plan.folder is not None:
+                    report_failure(result)
         report = RunReport(
             _to_dict(session.alpha if ends is None else ends.black),
             session.engine.name,

@@ -6,7 +6,9 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -135,7 +137,7 @@ class ImageRenderer:
         self._stopping = threading.Event()
         self._progress_lock, self._map_lock = threading.Lock(), threading.Lock()
 
-    def process_all(self, progress: OptionalProgress = None) -> Iterator[ImageResult | ImageFailure]:
+    def process_all(self, progress: OptionalProgress = None) -> Generator[ImageResult | ImageFailure, None, None]:
         """Processes the images of the plan, several at once, so that reading, the network and writing overlap.
 
         An error belongs to its image, and the others are processed. Ctrl-C leaves only whole files.
@@ -151,15 +153,18 @@ class ImageRenderer:
         if len(tasks) == 1:  # in the caller's thread, which Ctrl-C interrupts
             yield self._process_or_fail(tasks[0], progress)
             return
-        for future in run_overlapped(
+        futures = run_overlapped(
             lambda task: self._process_or_fail(task, progress),
             tasks,
             threads=min(FRAMES_IN_FLIGHT + count_cores(), MAX_THREADS),
             measure_bytes=self._estimate_bytes,
             max_bytes=(total_memory_bytes() or ASSUMED_MEMORY_BYTES) // MEMORY_FRACTION,
             stopping=self._stopping,
-        ):
-            yield future.result()
+        )
+        # Threads that silence warnings each for itself, as reading an image does, would restore each other's filters.
+        with warnings.catch_warnings(), closing(futures):
+            for future in futures:
+                yield future.result()
 
     def _report(self, progress: OptionalProgress, what: str) -> None:
         report_progress(progress, self._done, len(self._plan.tasks), what)

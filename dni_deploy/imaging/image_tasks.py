@@ -228,7 +228,7 @@ def _choose_folder(input_paths: Sequence[Path], output: str) -> str | None:
     is_named_folder = output.endswith(("/", os.sep)) or not os.path.splitext(output)[1] or os.path.isdir(output)
     if len(input_paths) == 1 and not is_named_folder and not input_paths[0].is_dir():
         return None
-    if os.path.lexists(output) and not os.path.isdir(output):
+    if os.path.lexists(output.rstrip("/" + os.sep) or output) and not os.path.isdir(output):
         raise UsageError(f"{escape_name(output)} is a file; several images need a folder. Nothing was written.")
     return output
 
@@ -303,26 +303,26 @@ class _OutputFolder:
         self._input_names = input_names
         self._own_input_names = {_fold(name): name for name in input_names.get(os.path.realpath(path), ())}
         self._link_by_name: dict[str, bool] = {}
-        if os.path.isdir(path):
-            with os.scandir(path) as entries:
+        if os.path.isdir(path or "."):
+            with os.scandir(path or ".") as entries:
                 self._link_by_name = {entry.name: entry.is_symlink() for entry in entries}
         self._folded_names = {_fold(name) for name in self._link_by_name}
 
-    def exists(self, name: str) -> bool:
+    def exists(self, name: str, folded: str) -> bool:
         """Tells whether a name is there, also on a disk that does not tell cases apart."""
         if name in self._link_by_name:
             return True
-        return _fold(name) in self._folded_names and os.path.lexists(os.path.join(self.path, name))
+        return folded in self._folded_names and os.path.lexists(os.path.join(self.path, name))
 
-    def is_input(self, name: str) -> bool:
+    def is_input(self, name: str, folded: str) -> bool:
         """Tells whether a name is that of an input, or a link to one."""
-        path = os.path.join(self.path, name)
         if self._link_by_name.get(name):
-            folder, target = os.path.split(os.path.realpath(path))
+            folder, target = os.path.split(os.path.realpath(os.path.join(self.path, name)))
             return target in self._input_names.get(folder, ())
-        twin = self._own_input_names.get(_fold(name))
+        twin = self._own_input_names.get(folded)
         if twin is None or twin == name:
             return twin is not None
+        path = os.path.join(self.path, name)
         return os.path.exists(path) and os.path.samefile(path, os.path.join(self.path, twin))
 
 
@@ -337,15 +337,16 @@ def _check_tasks(
         folder = folders.get(task.output_folder)
         if folder is None:
             folder = folders[task.output_folder] = _OutputFolder(task.output_folder, input_names)
-        if folder.is_input(task.output_name):
+        folded = _fold(task.output_name)
+        if folder.is_input(task.output_name, folded):
             raise UsageError(f"{escape_name(task.output)} is an input, too; choose another output. Nothing was written.")
-        twin = folder.task_by_name.setdefault(_fold(task.output_name), index)
+        twin = folder.task_by_name.setdefault(folded, index)
         if twin != index:
             raise UsageError(
                 f"{escape_name(tasks[twin].source)} and {escape_name(task.source)} would both be written to "
                 f"{escape_name(task.output)}. Nothing was written."
             )
-        if folder.exists(task.output_name):
+        if folder.exists(task.output_name, folded):
             existing.add(index)
     return existing
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dni_deploy.imaging.frames import AnyFrame
+from dni_deploy.imaging.frames import WHITE_LEVELS, AnyFrame
 
 
 def resize_frame(frame: AnyFrame, width: int, height: int) -> NDArray[Any]:
@@ -24,16 +24,13 @@ def resize_frame(frame: AnyFrame, width: int, height: int) -> NDArray[Any]:
     """
     if frame.shape[:2] == (height, width):
         return frame
-    if frame.dtype == np.uint8:
-        pixels: NDArray[np.uint8] = np.array(Image.fromarray(frame).resize((width, height), Image.Resampling.LANCZOS))
-        return pixels
-    # Pillow resizes float32 one channel at a time, and uint16 not at all.
+    # In float32, which Pillow resizes one channel at a time: of 8 bits it rounds after each direction, of 16 it resizes nothing.
     channels = [
         np.asarray(Image.fromarray(channel.astype(np.float32)).resize((width, height), Image.Resampling.LANCZOS))
         for channel in np.moveaxis(frame, 2, 0)
     ]
-    resized: NDArray[np.float32] = np.stack(channels, axis=2)
+    resized = np.stack(channels, axis=2)
     if frame.dtype == np.float32:
         return resized
-    rounded: NDArray[np.uint16] = np.rint(resized).clip(0, 65535).astype(np.uint16)
+    rounded: NDArray[Any] = np.rint(resized).clip(0, WHITE_LEVELS[frame.dtype]).astype(frame.dtype)
     return rounded

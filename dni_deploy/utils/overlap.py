@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
@@ -20,7 +20,7 @@ def run_overlapped(
     measure_bytes: Callable[[Item], int],
     max_bytes: int,
     stopping: threading.Event,
-) -> Iterator[Future[Result]]:
+) -> Generator[Future[Result], None, None]:
     """Runs a function over items, several at once.
 
     Whatever ends the iteration early, Ctrl-C included, sets `stopping`, drops the items that have not begun and waits for those
