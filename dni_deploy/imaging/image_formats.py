@@ -22,6 +22,7 @@ class ImageFormat:
         has_transparency: Whether it holds an alpha channel.
         has_gray: Whether it holds pixels of one channel.
         has_profile: Whether it holds an ICC profile.
+        lossy_options: Pillow's options beside `quality` where a quality is chosen; None: the format knows none.
     """
 
     name: str
@@ -31,14 +32,23 @@ class ImageFormat:
     has_transparency: bool = False
     has_gray: bool = True
     has_profile: bool = True
+    lossy_options: Mapping[str, object] | None = None
 
 
 IMAGE_FORMATS = (
     ImageFormat("PNG", (".png",), has_transparency=True),
     # 4:4:4: color at full size, or fine detail bleeds
-    ImageFormat("JPEG", (".jpg", ".jpeg"), {"quality": 95, "subsampling": 0}, max_side_px=65_500),
+    ImageFormat("JPEG", (".jpg", ".jpeg"), {"quality": 95, "subsampling": 0}, max_side_px=65_500, lossy_options={}),
     # exact: colors under transparent pixels stay
-    ImageFormat("WEBP", (".webp",), {"lossless": True, "exact": True}, 16_383, has_transparency=True, has_gray=False),
+    ImageFormat(
+        "WEBP",
+        (".webp",),
+        {"lossless": True, "exact": True},
+        16_383,
+        has_transparency=True,
+        has_gray=False,
+        lossy_options={"lossless": False},
+    ),
     ImageFormat("TIFF", (".tif", ".tiff"), {"compression": "tiff_deflate"}, has_transparency=True),
     ImageFormat("BMP", (".bmp",), has_profile=False),
 )
