@@ -18,9 +18,18 @@ from numpy.typing import NDArray
 
 from dni_deploy.errors import DniError, InputError, LimitError, UsageError, escape_name
 from dni_deploy.imaging.frames import AnyFrame
-from dni_deploy.imaging.image_file import ImageFile, check_size, encode_image, open_image, read_image, require_format
+from dni_deploy.imaging.image_file import (
+    ImageFile,
+    check_size,
+    encode_image,
+    fit_to_format,
+    open_image,
+    read_image,
+    require_format,
+)
 from dni_deploy.imaging.image_formats import FORMAT_BY_SUFFIX, ImageFormat
 from dni_deploy.imaging.image_tasks import FALLBACK_SUFFIX, ImageFileOptions, ImagePlan, ImageTask
+from dni_deploy.imaging.metadata import NO_METADATA
 from dni_deploy.imaging.resize import resize_frame
 from dni_deploy.imaging.tiling import count_tiles, run_tiled
 from dni_deploy.session.session import Session
@@ -199,6 +208,8 @@ class ImageRenderer:
         self._check_running()
         os.makedirs(task.output_folder or ".", exist_ok=True)
         image = read_image(task.source, scale=self._session.signature.scale)
+        if self._options.strip:
+            image = replace(image, metadata=NO_METADATA)
         height, width = image.rgb.shape[:2]
         target = self._options.compute_output_size(width, height)
         if target is not None:
@@ -208,7 +219,8 @@ class ImageRenderer:
         pixels = rendered.pixels if target is None else resize_frame(rendered.pixels, *target)
         encodable = self._choose_format(task, image.with_pixels(pixels))
         self._check_running()
-        data = encode_image(encodable.image, encodable.image_format, self._make_encoder_options(encodable.image_format))
+        image = fit_to_format(encodable.image, encodable.image_format)
+        data = encode_image(image, encodable.image_format, self._make_encoder_options(encodable.image_format))
         self._check_running()
         write_bytes_atomically(encodable.path, data, force=self._force)
         log.debug("%s: %d tiles in %.3f s", task.source, rendered.tiles, rendered.seconds)
@@ -219,7 +231,7 @@ class ImageRenderer:
             height=pixels.shape[0],
             tiles=rendered.tiles,
             seconds=rendered.seconds,
-            notes=encodable.image.notes,
+            notes=image.notes,
             alpha_map=rendered.map_stats,
         )
 

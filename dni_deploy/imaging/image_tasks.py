@@ -46,6 +46,7 @@ class ImageFileOptions:
         suffix: Text between name and format of an output in a folder, such as "_x4".
         outscale: Width and height of an output, in those of its input; the network's output is resized by Lanczos.
         size: Width and height of every output in pixels, likewise.
+        strip: Leave out EXIF, XMP, IPTC, resolution and texts; what the colors mean stays, and the image is upright.
     """
 
     recursive: bool = False
@@ -55,6 +56,7 @@ class ImageFileOptions:
     suffix: str = ""
     outscale: float | None = None
     size: tuple[int, int] | None = None
+    strip: bool = False
 
     def __post_init__(self) -> None:
         if self.file_format is not None and self.file_format not in FORMAT_NAMES:
