@@ -117,6 +117,7 @@ def sweep(
         with log_duration(log, "rendering the sweep"):
             frames, rows = measure_path(session, source.rgb, path, clean, tile=tile, overlap=overlap, progress=progress)
         report = SweepReport(session.members, session.engine.name, rows, find_best_point(rows), outputs, session.engine_reason)
+    frames = [source.color.convert_for_screen(frame) for frame in frames]
     heading = (
         labels.heading
         or f"{Path(image).name}: {' to '.join(reversed(report.members) if len(report.members) == 2 else report.members)}"
@@ -124,7 +125,7 @@ def sweep(
     write_image(output, ImageFile(draw_sweep_sheet(frames, report, heading)), force=force)
     if html is not None:
         write_bytes_atomically(
-            html, render_sweep_page(frames, report, source.rgb, heading, labels.reference_psnrs).encode(), force=force
+            html, render_sweep_page(frames, report, source.color.convert_for_screen(source.rgb), heading, labels.reference_psnrs).encode(), force=force
         )
     if plot is not None:
         kind = Path(plot).suffix.lower()[1:]

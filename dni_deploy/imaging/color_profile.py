@@ -14,6 +14,7 @@ import numpy as np
 
 from dni_deploy.errors import escape_name
 from dni_deploy.imaging.avif_boxes import read_nclx
+from dni_deploy.imaging.frames import Frame
 from dni_deploy.imaging.gif_blocks import read_application_block
 from dni_deploy.imaging.icc_profile import (
     ADOBE_RGB_CHROMATICITIES,
@@ -22,6 +23,7 @@ from dni_deploy.imaging.icc_profile import (
     SRGB_CURVE,
     Curve,
     RgbSpace,
+    convert_frame_to_srgb,
     make_profile,
     read_pixel_kind,
 )
@@ -113,6 +115,10 @@ class ColorProfile:
         if self.cicp_only is None or image_format.name == "PNG":
             return None
         return f"the colors are {self.cicp_only}, which a {image_format.name} file does not say; .png does"
+
+    def convert_for_screen(self, frame: Frame) -> Frame:
+        """Converts a frame, uint8 (H, W, 3), to sRGB, as pages and contact sheets show it; HDR stays as it is."""
+        return frame if self.icc is None else convert_frame_to_srgb(frame, self.icc, is_gray=self.kind == "GRAY")
 
     def list_png_chunks(self) -> list[PngChunk]:
         """Lists the chunks that say it in a PNG file, in the order of the specification's precedence."""

@@ -21,7 +21,7 @@ from dni_deploy.errors import DniError, ImageFileError, InputError, LimitError, 
 from dni_deploy.imaging.color_profile import SRGB, ColorProfile
 from dni_deploy.imaging.embedded import embed, make_encoder_options, read_embedded
 from dni_deploy.imaging.frames import Frame
-from dni_deploy.imaging.icc_profile import convert_frame_to_srgb, convert_to_srgb
+from dni_deploy.imaging.icc_profile import convert_to_srgb
 from dni_deploy.imaging.image_formats import IMAGE_FORMATS, ImageFormat, output_format
 from dni_deploy.imaging.image_source import ImageSource
 from dni_deploy.imaging.metadata import NO_METADATA, Metadata
@@ -286,9 +286,8 @@ def fit_to_format(image_file: ImageFile, image_format: ImageFormat) -> ImageFile
     """
     color, rgb, metadata = image_file.color, image_file.rgb, image_file.metadata
     conversion, loss = color.describe_conversion(image_format), color.describe_loss(image_format)
-    if conversion is not None and color.icc is not None:
-        rgb = convert_frame_to_srgb(rgb, color.icc, is_gray=color.kind == "GRAY")
-        metadata = metadata.mark_as_srgb()
+    if conversion is not None:
+        rgb, metadata = color.convert_for_screen(rgb), metadata.mark_as_srgb()
     if conversion is not None or loss is not None:
         color = SRGB
     metadata, metadata_notes = metadata.fit(image_format)
