@@ -125,7 +125,11 @@ def sweep(
     write_image(output, ImageFile(draw_sweep_sheet(frames, report, heading)), force=force)
     if html is not None:
         write_bytes_atomically(
-            html, render_sweep_page(frames, report, source.color.convert_for_screen(source.rgb), heading, labels.reference_psnrs).encode(), force=force
+            html,
+            render_sweep_page(
+                frames, report, source.color.convert_for_screen(source.rgb), heading, labels.reference_psnrs
+            ).encode(),
+            force=force,
         )
     if plot is not None:
         kind = Path(plot).suffix.lower()[1:]

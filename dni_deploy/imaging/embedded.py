@@ -10,7 +10,7 @@ from dni_deploy.imaging.image_formats import ImageFormat
 from dni_deploy.imaging.image_source import ImageSource
 from dni_deploy.imaging.metadata import NO_METADATA, Metadata, make_exif_block, read_exif_block, read_metadata, read_orientation
 from dni_deploy.imaging.png_chunks import PngChunk, insert_chunks, read_chunks
-from dni_deploy.imaging.tiff_tags import TagDirectory, add_tags, read_tiff
+from dni_deploy.imaging.tiff_tags import TagDirectory, add_tags, correct_exif, read_tiff
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def _read_exif(source: ImageSource, chunks: list[PngChunk], notes: list[str]) ->
     if exif is None:
         return None, None
     try:
-        return exif, read_tiff(io.BytesIO(exif))
+        return correct_exif(exif, {}), read_tiff(io.BytesIO(exif))
     except ValueError:
         notes.append("EXIF could not be read and was left out; the image was not rotated")
         return None, None

@@ -187,7 +187,8 @@ def convert_frame_to_srgb(frame: Frame, icc: bytes, *, is_gray: bool = False) ->
     # Little CMS's fast path for gray is off by up to 10 levels in the dark; 256 values can take the slow one.
     ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
     table: Frame = np.array(convert_to_srgb(ramp, icc, ImageCms.Flags.NOOPTIMIZE))[0]
-    return table[np.rint(frame.mean(axis=2)).astype(np.uint8)]
+    converted: Frame = table[np.rint(frame.mean(axis=2)).astype(np.uint8)]
+    return converted
 
 
 def _make_srgb_profile() -> ImageCms.ImageCmsProfile:

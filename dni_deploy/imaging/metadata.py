@@ -222,7 +222,7 @@ def read_metadata(
         xmp = _check_xmp(xmp, notes)
     iptc = raw_profiles.get("iptc")
     if source.format == "TIFF" and tags is not None:
-        iptc = tags.data(IPTC)
+        iptc = tags.data(IPTC) or find_photoshop_iptc(tags.data(PHOTOSHOP) or b"")
     elif isinstance(source.info.get("photoshop"), dict):
         iptc = source.info["photoshop"].get(PHOTOSHOP_IPTC)
     if iptc is not None and not (isinstance(iptc, bytes) and iptc[:1] == b"\x1c"):

@@ -253,7 +253,7 @@ def correct_exif(exif: bytes, values: Mapping[int, int]) -> bytes:
         raise ValueError("This is no EXIF block.")
     block = bytearray(exif)
     order = directory.order
-    _erase_thumbnail(block, directory)
+    is_last = _erase_thumbnail(block, directory)
     end = 8
     for part in _walk(directory):
         end = max(end, part.end, *(tag.position + len(tag.data) for tag in part.tags.values()), 0)
@@ -264,7 +264,7 @@ def correct_exif(exif: bytes, values: Mapping[int, int]) -> bytes:
                 value_type = SHORT if tag.type == SHORT and value < 2**16 else LONG
                 data = struct.pack(f"{order}{FORMATS[value_type]}", value).ljust(4, b"\0")
                 block[tag.position - 6 : tag.position + 4] = struct.pack(f"{order}HI", value_type, 1) + data
-    return bytes(block[:end])
+    return bytes(block[:end] if is_last else block)
 
 
 def _walk(directory: TagDirectory) -> Iterable[TagDirectory]:
@@ -273,19 +273,22 @@ def _walk(directory: TagDirectory) -> Iterable[TagDirectory]:
         yield from _walk(child)
 
 
-def _erase_thumbnail(block: bytearray, directory: TagDirectory) -> None:
+def _erase_thumbnail(block: bytearray, directory: TagDirectory) -> bool:
+    """Overwrites the thumbnail with zeros; returns whether it is what the block ends with, so that nothing else is behind it."""
     pointer = f"{directory.order}I"
     at = directory.next_pointer
     if at + 4 > len(block):
-        return
+        return False
     offset = struct.unpack_from(pointer, block, at)[0]
     struct.pack_into(pointer, block, at, 0)
     try:
         thumbnail = _read_directory(io.BytesIO(block), directory.order, offset, False, (), len(block))
         begin, size = (int(thumbnail.numbers(number)[0]) for number in (THUMBNAIL_OFFSET, THUMBNAIL_BYTES))
     except (ValueError, IndexError):
-        return
+        return False
     values = [tag for part in _walk(directory) for tag in part.tags.values()]
     overlaps = any(tag.position < begin + size and begin < tag.position + len(tag.data) for tag in values)
-    if begin >= 8 and begin + size <= len(block) and not overlaps:
-        block[begin : begin + size] = bytes(size)
+    if begin < 8 or begin + size > len(block) or overlaps:
+        return False
+    block[begin : begin + size] = bytes(size)
+    return begin + size >= len(block) - 1

@@ -112,12 +112,12 @@ def test_the_resolution_of_a_turned_picture_is_turned(tmp_path: Path) -> None:
 def test_thumbnails_are_left_out(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[315] = "Ada"
-    block = exif.tobytes()[6:]
+    block = exif.tobytes()[6:]  # big-endian
     thumbnail = encode(make_pixels(), "JPEG")
     end = len(block)
-    directory = struct.pack("<HHHIIHHIII", 2, 513, 4, 1, end + 30, 514, 4, 1, len(thumbnail), 0)
-    count = struct.unpack_from("<H", block, 8)[0]
-    block = block[: 10 + 12 * count] + struct.pack("<I", end) + block[14 + 12 * count :] + directory + thumbnail
+    directory = struct.pack(">HHHIIHHIII", 2, 513, 4, 1, end + 30, 514, 4, 1, len(thumbnail), 0)
+    count = struct.unpack_from(">H", block, 8)[0]
+    block = block[: 10 + 12 * count] + struct.pack(">I", end) + block[14 + 12 * count :] + directory + thumbnail
     corrected = Metadata(exif=block).correct(1, 1).exif
     assert corrected is not None
     assert thumbnail[:20] not in corrected
@@ -200,7 +200,7 @@ EXIF_BLOCK = make_exif(color_space=65535, interoperability=b"R03")
 BLOCKS = (EXIF_BLOCK, ADOBE_ICC, XMP, IPTC)
 
 
-@pytest.mark.parametrize("count", [100, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [50, pytest.param(2000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["PNG", "JPEG", "WEBP", "TIFF"])
 def test_damaged_metadata_never_cost_the_pixels(tmp_path: Path, name: str, count: int) -> None:
     (tmp_path / "in").write_bytes(make_file(name, *BLOCKS))
