@@ -295,7 +295,7 @@ def _process_image(
         tiles = map_stats.tiles
     seconds = time.perf_counter() - started
     log.debug("%s: %d tiles in %.3f s", task.source_path, tiles, seconds)
-    write_image(task.output_path, image.with_pixels(pixels), force=force)
+    notes = write_image(task.output_path, image.with_pixels(pixels), force=force)
     return ImageResult(
         source=os.fspath(task.source_path),
         output=os.fspath(task.output_path),
@@ -303,6 +303,6 @@ def _process_image(
         height=pixels.shape[0],
         tiles=tiles,
         seconds=seconds,
-        notes="; ".join(image.notes),
+        notes="; ".join(notes),
         alpha_map=map_stats,
     )
