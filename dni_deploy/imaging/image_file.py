@@ -195,11 +195,25 @@ def _read_stored_pixels(path: Path, file: BinaryIO, kind: FileKind, check_size: 
         return stored
 
 
+def read_frame_kind(path: Path) -> tuple[int, int, np.dtype[Any]]:
+    """Reads from the header how wide and high an image is, and of which dtype its frame will be.
+
+    Raises:
+        InputError: As `read_image`, like its other errors; pixels that are missing may not have been noticed.
+    """
+    with open_image_file(path) as (file, kind):
+        if kind is TIFF:
+            layout = read_tiff_layout(file)
+            return layout.width, layout.height, layout.dtype
+        image = _open_by_pillow(file, kind)
+        return (*image.size, np.dtype(np.uint8 if read_bit_depth(image) <= 8 else np.uint16))
+
+
 def _decode(path: Path, file: BinaryIO, kind: FileKind, check_size: Callable[..., None]) -> _StoredPixels:
     if kind is TIFF:
         layout = _read_whole_tiff_layout(path, file)
         if layout.is_deep:
-            check_size(layout.width, layout.height, np.uint16 if layout.bits <= 16 else np.float32)
+            check_size(layout.width, layout.height, layout.dtype)
             return _decode_deep_tiff(path, file, layout)
     image = _open_by_pillow(file, kind)
     bits = read_bit_depth(image)
@@ -274,7 +288,7 @@ def _decode_deep(path: Path, file: BinaryIO, image: Image.Image, kind: FileKind,
 
 
 def _decode_deep_tiff(path: Path, file: BinaryIO, layout: TiffLayout) -> _StoredPixels:
-    is_float = layout.sample_format == 3
+    is_float = layout.dtype == np.float32
     deep_pixels = _import_deep_pixels(path, "floats" if is_float else f"{layout.bits} bits a channel")
     if layout.has_more_pages:
         raise ImageFileError(f"{escape_name(path)} has several pages; save each as an image of its own.")

@@ -24,6 +24,7 @@ class ImageFormat:
         has_profile: Whether it holds an ICC profile.
         has_16_bits: Whether it holds 16 bits a channel.
         has_floats: Whether it holds floats.
+        lossy_options: Pillow's options beside `quality` where a quality is chosen; None: the format knows none.
     """
 
     name: str
@@ -35,14 +36,29 @@ class ImageFormat:
     has_profile: bool = True
     has_16_bits: bool = False
     has_floats: bool = False
+    lossy_options: Mapping[str, object] | None = None
 
 
 IMAGE_FORMATS = (
     ImageFormat("PNG", (".png",), has_transparency=True, has_16_bits=True),
     # 4:4:4: color at full size, or fine detail bleeds
-    ImageFormat("JPEG", (".jpg", ".jpeg", ".jfif", ".jpe"), {"quality": 95, "subsampling": 0}, max_side_px=65_500),
+    ImageFormat(
+        "JPEG",
+        (".jpg", ".jpeg", ".jfif", ".jpe"),
+        {"quality": 95, "subsampling": 0},
+        max_side_px=65_500,
+        lossy_options={},
+    ),
     # exact: colors under transparent pixels stay
-    ImageFormat("WEBP", (".webp",), {"lossless": True, "exact": True}, 16_383, has_transparency=True, has_gray=False),
+    ImageFormat(
+        "WEBP",
+        (".webp",),
+        {"lossless": True, "exact": True},
+        16_383,
+        has_transparency=True,
+        has_gray=False,
+        lossy_options={"lossless": False},
+    ),
     ImageFormat(
         "TIFF",
         (".tif", ".tiff"),

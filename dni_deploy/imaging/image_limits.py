@@ -74,7 +74,7 @@ def check_image_size(
     size = f"The image {escape_name(path)} has {width}x{height} pixels"
     if scale > 1:
         size += f", its output {width * scale}x{height * scale}"
-    advice = f"Cut the image, or allow it with --max-pixels {pixels} (run, sweep) or {MAX_PIXELS_VARIABLE}={pixels}."
+    advice = f"Cut the image, or allow it with --max-pixels {pixels} (run) or {MAX_PIXELS_VARIABLE}={pixels}."
     if allowed is not None:
         if pixels > allowed:
             raise LimitError(f"{size}, and {allowed:,} are allowed. {advice}")

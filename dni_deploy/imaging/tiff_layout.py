@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+import numpy as np
 from PIL import TiffImagePlugin
 
 NEW_SUBFILE_TYPE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 256, 257, 258, 259, 262
@@ -45,6 +46,13 @@ class TiffLayout:
     def is_deep(self) -> bool:
         """Whether it has more than 8 bits a channel, or numbers that are not unsigned integers."""
         return self.bits > 8 or self.sample_format != UNSIGNED
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of its frame."""
+        if not self.is_deep:
+            return np.dtype(np.uint8)
+        return np.dtype(np.float32 if self.sample_format == FLOAT else np.uint16)
 
 
 def read_tiff_layout(file: BinaryIO) -> TiffLayout:
