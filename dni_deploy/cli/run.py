@@ -79,6 +79,12 @@ def _parse_size(ctx: click.Context, param: click.Parameter, text: str | None) ->
 @click.option(
     "--strip", is_flag=True, help="Leave out EXIF with its GPS position, XMP, IPTC, resolution and texts; the colors stay."
 )
+@click.option(
+    "--max-pixels",
+    type=click.IntRange(1),
+    metavar="N",
+    help="The most pixels of an output.  [default: what the free memory holds; DNI_MAX_PIXELS sets it for every command]",
+)
 @options.alpha_map_options
 @options.alpha_map_error
 @options.session_options

@@ -30,6 +30,9 @@ class Embedded:
     notes: tuple[str, ...] = ()
 
 
+NOTHING_EMBEDDED = Embedded()
+
+
 def read_embedded(source: ImageSource) -> Embedded:
     """Reads what a file holds beside the pixels. Nothing in it keeps the pixels from being read.
 

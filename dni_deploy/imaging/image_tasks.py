@@ -47,6 +47,7 @@ class ImageFileOptions:
         outscale: Width and height of an output, in those of its input; the network's output is resized by Lanczos.
         size: Width and height of every output in pixels, likewise.
         strip: Leave out EXIF, XMP, IPTC, resolution and texts; what the colors mean stays, and the image is upright.
+        max_pixels: The most pixels of an output; None for DNI_MAX_PIXELS, or without it what the free memory holds.
     """
 
     recursive: bool = False
@@ -57,6 +58,7 @@ class ImageFileOptions:
     outscale: float | None = None
     size: tuple[int, int] | None = None
     strip: bool = False
+    max_pixels: int | None = None
 
     def __post_init__(self) -> None:
         if self.file_format is not None and self.file_format not in FORMAT_NAMES:
@@ -69,6 +71,8 @@ class ImageFileOptions:
             raise UsageError(f"The scale of the output is a number above 0, got {escape_name(self.outscale)}.")
         if self.size is not None and min(self.size) < 1:
             raise UsageError(f"An output has at least 1x1 pixels, got {escape_name(self.size)}.")
+        if self.max_pixels is not None and self.max_pixels < 1:
+            raise UsageError(f"The most pixels of an output are a number above 0, got {escape_name(self.max_pixels)}.")
         if self.size is not None and self.outscale is not None:
             raise UsageError("--size and --outscale both set the size of the output; give one of them.")
 

@@ -187,30 +187,33 @@ def _read_directory(
     return directory
 
 
-def write_directory(directory: TagDirectory, offset: int) -> bytes:
+def write_directory(directory: TagDirectory, offset: int, *, is_big: bool = False) -> bytes:
     """Encodes a directory, the last one of its file, with its children.
 
     Args:
         directory: What to encode.
         offset: Where in the file the result will be; even.
+        is_big: Whether for a BigTIFF file.
     """
     order = directory.order
+    count_format, entry_format, pointer_format, inline_bytes = ("Q", "HHQ", "Q", 8) if is_big else ("H", "HHI", "I", 4)
     numbers = sorted({*directory.tags, *directory.children})
-    values_offset = offset + 2 + 12 * len(numbers) + 4
+    head_bytes = struct.calcsize(order + count_format)
+    values_offset = offset + head_bytes + (struct.calcsize(order + entry_format) + inline_bytes) * len(numbers) + inline_bytes
     entries, values = b"", b""
     for number in numbers:
         at = values_offset + len(values)
         if number in directory.children:
-            entries += struct.pack(f"{order}HHII", number, LONG, 1, at)
-            block = write_directory(directory.children[number], at)
+            entries += struct.pack(f"{order}{entry_format}{pointer_format}", number, 18 if is_big else LONG, 1, at)
+            block = write_directory(directory.children[number], at, is_big=is_big)
         else:
             tag = directory.tags[number]
-            is_inline = len(tag.data) <= 4
-            entries += struct.pack(f"{order}HHI", number, tag.type, tag.count)
-            entries += tag.data.ljust(4, b"\0") if is_inline else struct.pack(f"{order}I", at)
+            is_inline = len(tag.data) <= inline_bytes
+            entries += struct.pack(f"{order}{entry_format}", number, tag.type, tag.count)
+            entries += tag.data.ljust(inline_bytes, b"\0") if is_inline else struct.pack(order + pointer_format, at)
             block = b"" if is_inline else tag.data
         values += block + bytes(len(block) % 2)
-    return struct.pack(f"{order}H", len(numbers)) + entries + bytes(4) + values
+    return struct.pack(order + count_format, len(numbers)) + entries + bytes(inline_bytes) + values
 
 
 def write_exif(directory: TagDirectory) -> bytes:
@@ -223,17 +226,17 @@ def add_tags(tiff: bytes, extra: TagDirectory) -> bytes:
     """Adds tags to an encoded TIFF file of one image; they replace those that it has.
 
     Raises:
-        ValueError: It is no TIFF file, or is a BigTIFF file.
+        ValueError: It is no TIFF file.
     """
     directory = read_tiff(io.BytesIO(tiff), max_tag_bytes=len(tiff))
-    if tiff[2:4] not in (b"*\0", b"\0*"):
-        raise ValueError("This is no TIFF file of the classic kind.")
+    is_big = tiff[2:4] in (b"+\0", b"\0+")
     extra = extra.set_order(directory.order)
     directory.tags.update(extra.tags)
     directory.children.update(extra.children)
     tiff += bytes(len(tiff) % 2)
-    pointer = struct.pack(f"{directory.order}I", len(tiff))
-    return tiff[:4] + pointer + tiff[8:] + write_directory(directory, len(tiff))
+    at, form = (8, "Q") if is_big else (4, "I")
+    pointer = struct.pack(directory.order + form, len(tiff))
+    return tiff[:at] + pointer + tiff[at + len(pointer) :] + write_directory(directory, len(tiff), is_big=is_big)
 
 
 def correct_exif(exif: bytes, values: Mapping[int, int]) -> bytes:

@@ -172,7 +172,8 @@ def test_damaged_profiles_are_left_out_with_a_note(tmp_path: Path, name: str) ->
         data = make_png(make_pixels(), (b"iCCP", encode_profile(damaged).data))
     image = read_image(save(tmp_path, f"in.{name.lower()}", data))
     assert image.color.icc is None
-    assert image.notes == ("the color profile is damaged and was left out; the colors are taken for sRGB",)
+    rest = "" if name == "AVIF" else "; the colors are taken for sRGB"  # that file has code points, too
+    assert image.notes == (f"the color profile is damaged and was left out{rest}",)
     write_image(tmp_path / "out.tif", image)
     assert read_by_pillow(tmp_path / "out.tif")[1] is None
 

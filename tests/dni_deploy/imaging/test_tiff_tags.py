@@ -65,8 +65,20 @@ def test_big_tiff_is_read() -> None:
     entry = struct.pack("<HHQ8s", 315, 2, 4, b"Ada\0")
     block = struct.pack("<2sHHHQQ", b"II", 43, 8, 0, 16, 1) + entry + bytes(8)
     assert read_tiff(io.BytesIO(block)).text(315) == "Ada"
-    with pytest.raises(ValueError, match="classic"):
-        add_tags(block, TagDirectory())
+    with pytest.raises(ValueError, match="EXIF"):
+        correct_exif(block, {})
+
+
+def test_tags_are_added_to_big_tiff() -> None:
+    extra = TagDirectory(
+        tags={315: make_tag("<", ASCII, b"Ada Lovelace\0")}, children={EXIF: TagDirectory(tags={1: make_tag("<", SHORT, (7,))})}
+    )
+    tiff = add_tags(encode(make_pixels(), "TIFF", big_tiff=True), extra)
+    assert tiff[2] == 43
+    with Image.open(io.BytesIO(tiff)) as image:
+        assert np.array_equal(np.array(image), make_pixels())
+    got = read_tiff(io.BytesIO(tiff))
+    assert (got.text(315), got.children[EXIF].numbers(1)) == ("Ada Lovelace", (7,))
 
 
 @pytest.mark.parametrize(
