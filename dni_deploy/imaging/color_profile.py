@@ -66,6 +66,9 @@ PNG_SRGB_GAMMA = 45455
 """What every sRGB picture of a PNG writer has as gAMA, beside or in place of the chunk sRGB; libpng and browsers take it for
 sRGB's curve, too. Source: PNG 3, 11.3.2.5."""
 
+MAX_CURVE_SAMPLES = 4096
+"""Of a curve in a profile that is made; Little CMS reads at most 32,767."""
+
 SRGB_NOTE = "the colors are taken for sRGB"
 
 
@@ -311,6 +314,9 @@ def _read_tiff(reader: _Reader, tags: TagDirectory) -> ColorProfile | None:
         samples = np.array(table, np.float64).reshape(-1, levels)
         if photometric == (0,):  # white is zero: the decoder turns the numbers round
             samples = samples[:, ::-1]
+        if levels > MAX_CURVE_SAMPLES:
+            at = np.linspace(0, levels - 1, MAX_CURVE_SAMPLES)
+            samples = np.array([np.interp(at, np.arange(levels), row) for row in samples])
         curves = [row.clip(0, 65535).astype(np.uint16) for row in samples]
     if not curves and len(white) != 2 and len(primaries) != 6:
         return None

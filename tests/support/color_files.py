@@ -12,8 +12,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, features
 
+from dni_deploy.imaging.color_profile import SRGB, ColorProfile
 from dni_deploy.imaging.icc_profile import ADOBE_RGB_CHROMATICITIES, ADOBE_RGB_CURVE, RgbSpace, make_profile
-from dni_deploy.imaging.image_formats import READABLE_SUFFIXES
+from dni_deploy.imaging.image_file import ImageFile, encode_image
+from dni_deploy.imaging.image_formats import FORMAT_BY_SUFFIX, READABLE_SUFFIXES
 from dni_deploy.imaging.png_chunks import PngChunk, encode_profile, insert_chunks
 from dni_deploy.imaging.tiff_tags import (
     ASCII,
@@ -119,6 +121,13 @@ def make_gif_with_profile(pixels: NDArray[np.uint8], icc: bytes) -> bytes:
     return data[:begin] + b"\x21\xff\x0bICCRGBG1012" + blocks + b"\0" + data[begin:]
 
 
+def make_deep(pixels: NDArray[np.uint8], suffix: str, color: ColorProfile) -> bytes:
+    """Makes a file of 16 bits a channel; skips the test without the extra `deep`."""
+    pytest.importorskip("imagecodecs")
+    image_format = FORMAT_BY_SUFFIX[suffix]
+    return encode_image(ImageFile(pixels.astype(np.uint16) * 257, color=color), image_format)
+
+
 def set_nclx(avif: bytes, primaries: int, transfer: int) -> bytes:
     """Changes the code points in an AVIF file."""
     at = avif.index(b"colrnclx") + 8
@@ -180,6 +189,28 @@ COLOR_SOURCES: dict[str, tuple[str, Maker, RgbSpace | None]] = {
     "bmp-srgb": (".bmp", lambda p: make_bmp(p, b"sRGB"), None),
     "bmp-calibrated": (".bmp", lambda p: make_bmp(p, bytes(4), ADOBE_RGB, 563 / 256), ADOBE_RGB),
     "bmp-icc": (".bmp", lambda p: make_bmp(p, b"MBED", icc=ADOBE_ICC), ADOBE_RGB),
+    "png16-icc": (".png", lambda p: make_deep(p, ".png", ColorProfile(ADOBE_ICC)), ADOBE_RGB),
+    "png16-gama": (
+        ".png",
+        lambda p: insert_chunks(make_deep(p, ".png", SRGB), [PngChunk(b"gAMA", struct.pack(">I", 100_000))]),
+        LINEAR,
+    ),
+    "png16-cicp": (".png", lambda p: make_deep(p, ".png", ColorProfile(cicp=(12, 13, 0, 1))), P3),
+    "tif16-icc": (".tif", lambda p: make_deep(p, ".tif", ColorProfile(ADOBE_ICC)), ADOBE_RGB),
+    "tif16-curve": (
+        ".tif",
+        lambda p: add_tags(
+            make_deep(p, ".tif", SRGB),
+            TagDirectory(
+                tags={
+                    301: make_tag("<", SHORT, tuple(CURVE.repeat(256).tolist())),
+                    318: make_tag("<", *_rational(P3.chromaticities[:2])),
+                    319: make_tag("<", *_rational(P3.chromaticities[2:])),
+                }
+            ),
+        ),
+        CURVE_SPACE,
+    ),
     "gif-icc": (".gif", lambda p: make_gif_with_profile(p, ADOBE_ICC), ADOBE_RGB),
     "avif-icc": (".avif", lambda p: encode(p, "AVIF", quality=100, subsampling="4:4:4", icc_profile=ADOBE_ICC), ADOBE_RGB),
     "avif-nclx": (".avif", lambda p: set_nclx(encode(p, "AVIF", quality=100, subsampling="4:4:4"), 12, 13), P3),

@@ -60,11 +60,10 @@ def test_imagemagick_shows_every_output_as_the_input_means(tmp_path: Path, name:
     difference = np.abs(render_by_magick(tmp_path / f"out{suffix}", tmp_path).astype(int) - truth)
     # ImageMagick converts in 16 bits and rounds once more; JPEG at quality 95 is off by a few levels of its own, which a curve
     # may stretch in the dark.
-    assert np.percentile(difference, 99) <= (12 if suffix == ".jpg" else 1)
+    assert np.percentile(difference, 99) <= (16 if suffix == ".jpg" else 1)
     assert difference.max() <= (60 if suffix == ".jpg" else 2)
-    assert bool(report.images[0].notes) == (suffix == ".bmp" and (space is not None or "jpg-srgb" in name)) or name in (
-        "gif-icc",
-    )
+    converted = [note for note in report.images[0].notes if "converted to sRGB" in note]
+    assert len(converted) == (suffix == ".bmp" and space is not None)
 
 
 @pytest.mark.skipif(shutil.which("exiftool") is None, reason="ExifTool is not installed")
