@@ -13,13 +13,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 
 from dni_deploy.errors import DniError, InputError, LimitError, UsageError, escape_name
-from dni_deploy.imaging.frames import AnyFrame
-from dni_deploy.imaging.image_file import ImageFile, check_size, encode_image, open_image, read_image, require_format
+from dni_deploy.imaging.frames import WHITE_LEVELS, AnyFrame
+from dni_deploy.imaging.image_file import (
+    ImageFile,
+    encode_image,
+    fit_to_format,
+    read_frame_kind,
+    read_image,
+    require_format,
+)
 from dni_deploy.imaging.image_formats import FORMAT_BY_SUFFIX, ImageFormat
+from dni_deploy.imaging.image_limits import BYTES_PER_OUTPUT_PIXEL, check_image_size
 from dni_deploy.imaging.image_tasks import FALLBACK_SUFFIX, ImageFileOptions, ImagePlan, ImageTask
 from dni_deploy.imaging.resize import resize_frame
 from dni_deploy.imaging.tiling import count_tiles, run_tiled
@@ -39,9 +46,6 @@ MEMORY_FRACTION = 8
 
 ASSUMED_MEMORY_BYTES = 8 << 30
 """Where the system does not tell."""
-
-INPUT_PIXEL_BYTES, OUTPUT_PIXEL_BYTES = 8, 16
-"""What an image takes per pixel of its input and of its output: pixels, transparency, the encoder's copy, and the file."""
 
 
 @dataclass(frozen=True)
@@ -172,14 +176,13 @@ class ImageRenderer:
     def _estimate_bytes(self, task: ImageTask) -> int:
         """Estimates what an image takes from its header; 0 for one that cannot be read, whose error comes later."""
         try:
-            with open_image(Path(task.source)) as image:
-                width, height = image.size
+            width, height, dtype = read_frame_kind(Path(task.source))
         except DniError:
             return 0
         scale = self._session.signature.scale
         target = self._options.compute_output_size(width, height) or (0, 0)
         output_pixels = max(width * height * scale * scale, target[0] * target[1])
-        return width * height * INPUT_PIXEL_BYTES + output_pixels * OUTPUT_PIXEL_BYTES
+        return (width * height + output_pixels) * BYTES_PER_OUTPUT_PIXEL[dtype]
 
     def _process_or_fail(self, task: ImageTask, progress: OptionalProgress) -> ImageResult | ImageFailure:
         result: ImageResult | ImageFailure
@@ -198,15 +201,17 @@ class ImageRenderer:
     def _process(self, task: ImageTask, progress: OptionalProgress) -> ImageResult:
         self._check_running()
         os.makedirs(task.output_folder or ".", exist_ok=True)
-        image = read_image(task.source, scale=self._session.signature.scale)
+        limit = self._options.max_pixels
+        image = read_image(task.source, scale=self._session.signature.scale, max_pixels=limit)
         height, width = image.rgb.shape[:2]
         target = self._options.compute_output_size(width, height)
         if target is not None:
-            check_size(Path(task.source), *target, 1)
+            check_image_size(task.source, *target, dtype=image.rgb.dtype, max_pixels=limit)
         self._check_running()
         rendered = self._render(image.rgb, task.source_name, progress)
         pixels = rendered.pixels if target is None else resize_frame(rendered.pixels, *target)
-        encodable = self._choose_format(task, image.with_pixels(pixels))
+        path, image_format, image = self._choose_format(task, image.with_pixels(pixels))
+        encodable = _Encodable(path, image_format, fit_to_format(image, image_format))
         self._check_running()
         data = encode_image(encodable.image, encodable.image_format, self._make_encoder_options(encodable.image_format))
         self._check_running()
@@ -259,7 +264,11 @@ class ImageRenderer:
         """Chooses the format of an output: its name's own, or in a folder one that can hold the image."""
         suffix = os.path.splitext(task.output_name)[1].lower()
         own_format = FORMAT_BY_SUFFIX[suffix]
-        if image.alpha is not None and not own_format.has_transparency and image.alpha.min() == np.iinfo(image.alpha.dtype).max:
+        if (
+            image.alpha is not None
+            and not own_format.has_transparency
+            and (image.alpha == WHITE_LEVELS[image.alpha.dtype]).all()
+        ):
             image = replace(image, alpha=None)  # opaque everywhere
         source_suffix = os.path.splitext(task.source_name)[1]
         if self._plan.folder is not None and self._options.image_format is None and suffix != source_suffix.lower():

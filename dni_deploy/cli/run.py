@@ -76,6 +76,12 @@ def _parse_size(ctx: click.Context, param: click.Parameter, text: str | None) ->
 @click.option(
     "--size", metavar="WxH", callback=_parse_size, help="Resize the output to this size in pixels, such as 1920x1080."
 )
+@click.option(
+    "--max-pixels",
+    type=click.IntRange(1),
+    metavar="N",
+    help="The most pixels of an output.  [default: what the free memory holds; DNI_MAX_PIXELS sets it for every command]",
+)
 @options.alpha_map_options
 @options.alpha_map_error
 @options.session_options

@@ -22,6 +22,8 @@ class ImageFormat:
         has_transparency: Whether it holds an alpha channel.
         has_gray: Whether it holds pixels of one channel.
         has_profile: Whether it holds an ICC profile.
+        has_16_bits: Whether it holds 16 bits a channel.
+        has_floats: Whether it holds floats.
         lossy_options: Pillow's options beside `quality` where a quality is chosen; None: the format knows none.
     """
 
@@ -32,14 +34,22 @@ class ImageFormat:
     has_transparency: bool = False
     has_gray: bool = True
     has_profile: bool = True
+    has_16_bits: bool = False
+    has_floats: bool = False
     lossy_options: Mapping[str, object] | None = None
 
 
 IMAGE_FORMATS = (
     # Level 4 takes half of the time of zlib's 6 and 1 to 3 % more bytes (benchmarks/results/folders.json).
-    ImageFormat("PNG", (".png",), {"compress_level": 4}, has_transparency=True),
+    ImageFormat("PNG", (".png",), {"compress_level": 4}, has_transparency=True, has_16_bits=True),
     # 4:4:4: color at full size, or fine detail bleeds
-    ImageFormat("JPEG", (".jpg", ".jpeg"), {"quality": 95, "subsampling": 0}, max_side_px=65_500, lossy_options={}),
+    ImageFormat(
+        "JPEG",
+        (".jpg", ".jpeg", ".jfif", ".jpe"),
+        {"quality": 95, "subsampling": 0},
+        max_side_px=65_500,
+        lossy_options={},
+    ),
     # exact: colors under transparent pixels stay. The quality is the effort here: Pillow's 80 takes 2 to 4 times as long.
     ImageFormat(
         "WEBP",
@@ -50,16 +60,26 @@ IMAGE_FORMATS = (
         has_gray=False,
         lossy_options={"lossless": False},
     ),
-    ImageFormat("TIFF", (".tif", ".tiff"), {"compression": "tiff_deflate"}, has_transparency=True),
+    ImageFormat(
+        "TIFF",
+        (".tif", ".tiff"),
+        {"compression": "tiff_deflate"},
+        has_transparency=True,
+        has_16_bits=True,
+        has_floats=True,
+    ),
     ImageFormat("BMP", (".bmp",), has_profile=False),
 )
-"""What is read and written. Reading goes by content; the list keeps every other decoder of Pillow out of reach."""
+"""What is written."""
 
 FORMAT_BY_SUFFIX = {suffix: image_format for image_format in IMAGE_FORMATS for suffix in image_format.suffixes}
 """What is written, by suffix."""
 
-READABLE_SUFFIXES = frozenset(FORMAT_BY_SUFFIX)
-"""The suffixes of files that are looked for in folders."""
+READABLE_SUFFIXES = frozenset({*FORMAT_BY_SUFFIX, ".gif", ".avif", ".ppm", ".pgm", ".pbm", ".pnm"})
+"""The suffixes of files that are looked for in folders. A file itself is read by its content, whatever its name."""
+
+STILL_SUFFIXES = READABLE_SUFFIXES - {".gif"}
+"""The suffixes of files that are not opened as videos where both are taken; a GIF file is more often an animation."""
 
 
 def output_format(path: str | os.PathLike[str]) -> ImageFormat:

@@ -46,6 +46,7 @@ class ImageFileOptions:
         suffix: Text between name and format of an output in a folder, such as "_x4".
         outscale: Width and height of an output, in those of its input; the network's output is resized by Lanczos.
         size: Width and height of every output in pixels, likewise.
+        max_pixels: The most pixels of an output; None for DNI_MAX_PIXELS, or without it what the free memory holds.
     """
 
     recursive: bool = False
@@ -55,6 +56,7 @@ class ImageFileOptions:
     suffix: str = ""
     outscale: float | None = None
     size: tuple[int, int] | None = None
+    max_pixels: int | None = None
 
     def __post_init__(self) -> None:
         if self.file_format is not None and self.file_format not in FORMAT_NAMES:
@@ -67,6 +69,8 @@ class ImageFileOptions:
             raise UsageError(f"The scale of the output is a number above 0, got {escape_name(self.outscale)}.")
         if self.size is not None and min(self.size) < 1:
             raise UsageError(f"An output has at least 1x1 pixels, got {escape_name(self.size)}.")
+        if self.max_pixels is not None and self.max_pixels < 1:
+            raise UsageError(f"The most pixels of an output are a number above 0, got {escape_name(self.max_pixels)}.")
         if self.size is not None and self.outscale is not None:
             raise UsageError("--size and --outscale both set the size of the output; give one of them.")
 

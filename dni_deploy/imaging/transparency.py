@@ -68,7 +68,7 @@ def _fill_from_coarser(colors: NDArray[Any], weights: NDArray[np.float32], white
         sum_of_weights[: part.shape[0], : part.shape[1]] += part_weights
     np.divide(sums, sum_of_weights[..., None], out=sums, where=sum_of_weights[..., None] > 0)
     coarse = _fill_from_coarser(sums, sum_of_weights, white)
-    filled = colors.copy()
+    filled: NDArray[Any] = colors.copy()
     for channel in range(3):
         plane = Image.fromarray(np.ascontiguousarray(coarse[..., channel]))
         size = (2 * coarse.shape[1], 2 * coarse.shape[0])

@@ -25,6 +25,8 @@ from dni_deploy.errors import (
     PartialResultError,
     UsageError,
 )
+from dni_deploy.imaging.image_file import ImageFile, read_image
+from dni_deploy.imaging.image_file import write_image as write_deep_image
 from dni_deploy.imaging.image_tasks import ImageFileOptions
 from dni_deploy.imaging.resize import resize_frame
 from dni_deploy.signature import Signature
@@ -174,7 +176,7 @@ def test_one_failed_image_does_not_stop_the_others(tmp_path: Path, monkeypatch: 
     (source / "b.png").write_bytes(b"<html>")
     write_image(source / "c.png", width=11)  # the network gives a NaN for it
     write_image(source / "d.png")
-    with pytest.raises(PartialResultError, match=r"2 of 4 images were processed.*2 failed\. First: .*b\.png is not a PNG"):
+    with pytest.raises(PartialResultError, match=r"2 of 4 images were processed.*2 failed\. First: .*b\.png is a web page"):
         run("x.dni", source, tmp_path / "out", 1)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "d.png"]
     assert engine.closed == 1
@@ -196,8 +198,9 @@ def test_an_output_too_large_at_this_scale_is_refused(tmp_path: Path, monkeypatc
     monkeypatch.setattr(
         run_module, "open_session", opener(Dimmer((1.0,) * 2, scale=4), ("a", "b"), Signature(scale=4, radius=0))
     )
+    monkeypatch.setenv("DNI_MAX_PIXELS", "100_000_000")
     Image.new("L", (2501, 2500)).save(tmp_path / "in.png")
-    with pytest.raises(LimitError, match="scale 4"):
+    with pytest.raises(LimitError, match=r"output 10004x10000, and 100,000,000 are allowed"):
         run("x.dni", tmp_path / "in.png", tmp_path / "out.png", 1)
 
 
@@ -400,7 +403,7 @@ def test_a_report_is_complete_also_where_images_failed(tmp_path: Path, dimmer: D
     assert list(report.failed) == failures
     printed = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert printed["failed"][0]["kind"] == "ImageFileError"
-    assert "b.png is not a PNG" in printed["failed"][0]["message"]
+    assert "b.png is a web page" in printed["failed"][0]["message"]
     assert list(printed["skipped"]) == ["not_image"]
     assert [call[:2] for call in calls] == [(done, 5) for done in range(6)]
     with pytest.raises(ImageFileError) as caught_single:  # the last one of a folder: the report is there, too
@@ -445,3 +448,38 @@ def test_filters_of_warnings_are_as_before(tmp_path: Path, dimmer: Dimmer) -> No
     before = list(warnings.filters)
     run("x.dni", tmp_path / "in", tmp_path / "out", 1)
     assert warnings.filters == before
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_16_bits_go_through_tiles_and_are_written_as_they_came(tmp_path: Path, dimmer: Dimmer, suffix: str) -> None:
+    pytest.importorskip("imagecodecs")
+    values = np.random.default_rng(0).integers(0, 65536, (40, 100, 3), dtype=np.uint16)
+    write_deep_image(tmp_path / f"in.{suffix}", ImageFile(values))
+    report = run("x.dni", tmp_path / f"in.{suffix}", tmp_path / f"out.{suffix}", 1, tile=32, overlap=4)
+    assert report.images[0].tiles == 8
+    assert report.images[0].notes == ()
+    assert np.array_equal(read_image(tmp_path / f"out.{suffix}").rgb, values)
+    (row,) = run("x.dni", tmp_path / f"in.{suffix}", tmp_path / "out.webp", 1).images
+    assert "16 bits a channel became 8 bits" in row.notes[0]
+    assert np.array_equal(read_pixels(tmp_path / "out.webp"), np.rint(values / 257))
+
+
+def test_floats_above_white_stay(tmp_path: Path, dimmer: Dimmer) -> None:
+    pytest.importorskip("tifffile")
+    values = (np.random.default_rng(0).random((8, 6, 3)) * 4).astype(np.float32)
+    write_deep_image(tmp_path / "in.tif", ImageFile(values))
+    (row,) = run("x.dni", tmp_path / "in.tif", tmp_path / "out.tif", 0.5).images
+    assert np.array_equal(read_image(tmp_path / "out.tif").rgb, values / 2)
+    assert "went to the network as they are" in row.notes[0]
+
+
+def test_max_pixels_is_a_limit_and_lifts_that_of_memory(
+    tmp_path: Path, dimmer: Dimmer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_image(tmp_path / "in.png")
+    monkeypatch.setattr("dni_deploy.imaging.image_limits.available_memory_bytes", lambda: 100)
+    with pytest.raises(LimitError, match="--max-pixels 48"):
+        run("x.dni", tmp_path / "in.png", tmp_path / "out.png", 1)
+    run("x.dni", tmp_path / "in.png", tmp_path / "out.png", 1, file_options=ImageFileOptions(max_pixels=48))
+    with pytest.raises(LimitError, match="47 are allowed"):
+        run("x.dni", tmp_path / "in.png", tmp_path / "b.png", 1, file_options=ImageFileOptions(max_pixels=47))

@@ -51,7 +51,7 @@ def test_a_failure_is_told_and_the_report_is_printed(here: Path, capsys: Capture
     assert "out/a.png" in out
     assert "out/c.png" in out
     lines = err.splitlines()
-    assert lines[0].startswith("dni-deploy: failed: in/b.png is not a PNG")
+    assert lines[0].startswith("dni-deploy: failed: in/b.png is a web page")
     assert lines[1].startswith("dni-deploy: error: 2 of 3 images were processed and are in out, 1 failed.")
 
 

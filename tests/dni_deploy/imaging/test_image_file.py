@@ -191,32 +191,6 @@ def test_small_images_are_read(tmp_path: Path, shape: tuple[int, int]) -> None:
     assert read_image(tmp_path / "a.png").rgb.shape == (*shape, 3)
 
 
-def test_sixteen_bits_and_floats_are_refused(tmp_path: Path) -> None:
-    Image.fromarray(pixels(4, 4).astype(np.uint16) * 257).save(tmp_path / "grey16.png")
-    (tmp_path / "rgb16.png").write_bytes(png_header(2, 2, 16, 2))  # Pillow would silently read this as 8 bits
-    (tmp_path / "rgba16.png").write_bytes(png_header(2, 2, 16, 6))
-    Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "float.tif")
-    Image.fromarray(np.ones((4, 4), np.int32)).save(tmp_path / "int.tif")
-    Image.new("LAB", (4, 4)).save(tmp_path / "lab.tif")
-    for path in sorted(tmp_path.iterdir()):
-        with pytest.raises(ImageFileError, match=r"Convert it first"):
-            read_image(path)
-
-
-def test_sixteen_bit_colour_tiff_is_refused(tmp_path: Path) -> None:
-    """The file is built tag by tag because Pillow cannot write it and reads it as 8 bits."""
-    tags = [
-        (256, 3, 1, 1), (257, 3, 1, 1), (258, 3, 3, 134), (259, 3, 1, 1), (262, 3, 1, 2),
-        (273, 4, 1, 140), (277, 3, 1, 3), (278, 3, 1, 1), (279, 4, 1, 6), (284, 3, 1, 1),
-    ]  # fmt: skip
-    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + struct.pack("<I", 0)
-    body = b"II*\0" + struct.pack("<I", 8) + directory
-    assert len(body) == 134
-    (tmp_path / "a.tif").write_bytes(body + struct.pack("<3H", 16, 16, 16) + struct.pack("<3H", 1, 2, 3))
-    with pytest.raises(ImageFileError, match="16 bits a channel"):
-        read_image(tmp_path / "a.tif")
-
-
 def test_animations_and_pages_are_refused(tmp_path: Path) -> None:
     frames = [Image.fromarray(pixels(8, 8, 3, seed=seed)) for seed in range(3)]
     for suffix in ("png", "webp"):
@@ -226,17 +200,6 @@ def test_animations_and_pages_are_refused(tmp_path: Path) -> None:
     frames[0].save(tmp_path / "a.tif", save_all=True, append_images=frames[1:])
     with pytest.raises(ImageFileError, match="3 pages"):
         read_image(tmp_path / "a.tif")
-
-
-def test_too_many_pixels_are_refused_by_the_header(tmp_path: Path) -> None:
-    (tmp_path / "wide.png").write_bytes(png_header(10**5, 1001, 8, 2))
-    (tmp_path / "bomb.png").write_bytes(png_header(2**31 - 1, 2**31 - 1, 8, 2))
-    for name in ("wide.png", "bomb.png"):
-        with pytest.raises(LimitError, match="100,000,000"):
-            read_image(tmp_path / name)
-    (tmp_path / "times4.png").write_bytes(png_header(2501, 2500, 8, 2))
-    with pytest.raises(LimitError, match="scale 4"):
-        read_image(tmp_path / "times4.png", scale=4)
 
 
 def test_damaged_files_are_refused(tmp_path: Path) -> None:
@@ -251,9 +214,7 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
         "text.png": b"<!doctype html><title>404</title>",
         "pointer.png": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n",
         "nowidth.png": png_header(0, 4, 8, 2),
-        "vector.svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
         "gif.png": b"GIF89a\x01\x00\x01\x00\x00\x00\x00;",
-        "page.eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n",
     }
     for name, content in bad.items():
         (tmp_path / name).write_bytes(content)
