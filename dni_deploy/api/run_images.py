@@ -34,7 +34,7 @@ from dni_deploy.imaging.tiling import count_tiles, run_tiled
 from dni_deploy.session.session import Session
 from dni_deploy.spatial.render import AlphaMapRenderer, AlphaMapStats
 from dni_deploy.utils.atomic_write import write_bytes_atomically
-from dni_deploy.utils.hardware import count_cores, total_memory_bytes
+from dni_deploy.utils.hardware import available_memory_bytes, count_cores
 from dni_deploy.utils.overlap import run_overlapped
 from dni_deploy.utils.progress import OptionalProgress, report_progress
 from engines.interface import FRAMES_IN_FLIGHT
@@ -42,8 +42,8 @@ from engines.interface import FRAMES_IN_FLIGHT
 log = logging.getLogger(__name__)
 
 MAX_THREADS = 32
-MEMORY_FRACTION = 8
-"""Images that are processed at once take at most one part in this many of the machine's memory."""
+MEMORY_FRACTION = 4
+"""Images that are processed at once take at most one part in this many of the memory that is free."""
 
 ASSUMED_MEMORY_BYTES = 8 << 30
 """Where the system does not tell."""
@@ -163,7 +163,7 @@ class ImageRenderer:
             tasks,
             threads=min(FRAMES_IN_FLIGHT + count_cores(), MAX_THREADS),
             measure_bytes=self._estimate_bytes,
-            max_bytes=(total_memory_bytes() or ASSUMED_MEMORY_BYTES) // MEMORY_FRACTION,
+            max_bytes=(available_memory_bytes() or ASSUMED_MEMORY_BYTES) // MEMORY_FRACTION,
             stopping=self._stopping,
         )
         # Threads that silence warnings each for itself, as reading an image does, would restore each other's filters.

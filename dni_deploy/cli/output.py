@@ -66,10 +66,11 @@ class CommandOutput:
             fields: What is known of it, for JSON.
             sentence: The same for people.
         """
+        line = f"{PROGRAM_NAME}: {escape_name(sentence, 2000)}"
         if self.json:
-            click.echo(json.dumps({"schema": OUTPUT_SCHEMA_VERSION, name: fields}), err=True)
-        else:
-            click.echo(f"{PROGRAM_NAME}: {escape_name(sentence, 2000)}", err=True)
+            line = json.dumps({"schema": OUTPUT_SCHEMA_VERSION, name: fields})
+        if sys.stderr is not None:
+            print(line, file=sys.stderr)  # click.echo would write past what the progress bar puts in the place of stderr
 
     def print_error(self, kind: str, sentence: str, exit_code: int) -> int:
         """Prints an error. Lines of the sentence stay lines; control characters are escaped.

@@ -77,7 +77,7 @@ def scan_images(
     except OSError as error:
         raise InputError(f"The folder {escape_name(folder)} cannot be read ({error.strerror}).") from error
     if not any(each.images for each in scanned):
-        where = "neither do those in it" if recursive else "its own folders are not entered"
+        where = "neither do the folders in it" if recursive else "the folders in it are not entered (run -r enters them)"
         raise InputError(f"The folder {escape_name(folder)} holds no image ({', '.join(FORMAT_BY_SUFFIX)}); {where}.")
     return scanned
 
