@@ -69,7 +69,7 @@ def _read_exif(source: ImageSource, chunks: list[PngChunk], notes: list[str]) ->
     try:
         return correct_exif(exif, {}), read_tiff(io.BytesIO(exif))
     except ValueError:
-        notes.append("EXIF could not be read and was left out; the image was not rotated")
+        notes.append("EXIF could not be read and was left out; the image was not rotated by it")
         return None, None
 
 

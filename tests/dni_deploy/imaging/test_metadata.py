@@ -149,7 +149,7 @@ def test_texts_of_imagemagick_are_read_as_what_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("chunk", "note"),
     [
-        (PngChunk(b"eXIf", b"junk" * 10), "EXIF could not be read and was left out; the image was not rotated"),
+        (PngChunk(b"eXIf", b"junk" * 10), "EXIF could not be read and was left out; the image was not rotated by it"),
         (PngChunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0<x:xmpmeta><rdf:RDF"), "XMP could not be read and was left out"),
         (
             PngChunk(b"iTXt", b'XML:com.adobe.xmp\0\0\0\0\0<!DOCTYPE a [<!ENTITY b "c">]><RDF>&b;</RDF>'),

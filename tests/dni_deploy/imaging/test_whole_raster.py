@@ -202,7 +202,7 @@ def test_broken_metadata_never_costs_the_pixels(tmp_path: Path, capfd: pytest.Ca
 def test_what_keeps_a_decoder_from_the_pixels_is_mentioned(tmp_path: Path) -> None:
     notes = {
         "png text with a wrong checksum": "damaged or too long chunks were left out: tEXt",
-        "png exif that is none": "EXIF could not be read and was left out; the image was not rotated",
+        "png exif that is none": "EXIF could not be read and was left out; the image was not rotated by it",
     }
     for name, note in notes.items():
         (tmp_path / "a.img").write_bytes(BROKEN_METADATA[name]())
