@@ -34,10 +34,12 @@ class DniError(Exception):
         kind: The error's name in JSON. Fixed: scripts compare it, so it stays when the class is renamed. Every subclass sets
             its own.
         exit_code: The exit code of the command line. A subclass has its parent's unless it sets its own.
+        report: What was done before the error, of the class that the operation returns; None where nothing is to report.
     """
 
     kind = "DniError"
     exit_code = 1
+    report: object = None
 
 
 class UsageError(DniError, ValueError):

@@ -26,7 +26,7 @@ from dni_deploy.control.frame_alpha import FrameAlpha, StreamAlpha, open_frame_a
 from dni_deploy.control.open_listeners import ListenerOptions
 from dni_deploy.errors import LimitError, UsageError
 from dni_deploy.imaging.frames import check_signature
-from dni_deploy.imaging.image_file import MAX_OUTPUT_PIXELS
+from dni_deploy.imaging.image_limits import max_frame_pixels
 from dni_deploy.session.options import SessionOptions
 from dni_deploy.session.session import Session, open_session
 
@@ -88,8 +88,8 @@ def dni(
             "convert it first: core.resize.Bicubic(clip, format=vs.RGBS)."
         )
     width, height = clip.width * opened.signature.scale, clip.height * opened.signature.scale
-    if width * height > MAX_OUTPUT_PIXELS:
-        raise LimitError(f"The clip would have {width}x{height} pixels, more than the limit of {MAX_OUTPUT_PIXELS:,}.")
+    if width * height > max_frame_pixels():
+        raise LimitError(f"The clip would have {width}x{height} pixels, more than {max_frame_pixels():,} (DNI_MAX_PIXELS).")
     rate = Fraction(clip.fps) or None  # 0: frames of their own durations
     with ExitStack() as stack:
         control = stack.enter_context(

@@ -54,7 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "vapoursynth": {"session", "control", "bundle", "imaging"},
     "api": LIBRARY - {"api"},
     "cli": {"api", "bundle", "blending", "spatial", "imaging", "tuning", "video_io", "webui", "session", "control"},
-    "dni_deploy": {"api", "session", "bundle", "checkpoints", "alpha", "spatial", "control", "video_io"},
+    "dni_deploy": {"api", "session", "bundle", "checkpoints", "alpha", "spatial", "control", "video_io", "imaging"},
     "__main__": {"cli"},
     "benchmarks": LIBRARY | {"cli", "dni_deploy"},
 }

@@ -35,7 +35,8 @@ from dni_deploy.compatibility.trial import PairMeasurements, format_pair_name, m
 from dni_deploy.compatibility.verdict import VERDICTS, PairEvidence, judge_pair
 from dni_deploy.errors import InputError, LimitError, MismatchError, UnavailableError, UsageError, escape_name
 from dni_deploy.imaging.frames import Frame
-from dni_deploy.imaging.image_file import Paths, list_images, read_image
+from dni_deploy.imaging.image_file import read_frame
+from dni_deploy.imaging.image_paths import Paths, list_images
 from dni_deploy.utils.atomic_write import check_outputs, write_bytes_atomically
 from dni_deploy.utils.optional_packages import import_optional
 from dni_deploy.utils.progress import OptionalProgress
@@ -250,12 +251,12 @@ def _measure_pairs(
 def _read_default_images() -> list[tuple[str, Frame]]:
     """The photographs that ship with the package."""
     with as_file(files("dni_deploy") / "data") as folder:
-        return [(name, read_image(folder / f"{name}.png").rgb) for name in ("astronaut", "chelsea")]
+        return [(name, read_frame(folder / f"{name}.png")) for name in ("astronaut", "chelsea")]
 
 
 def _read_images(paths: Paths) -> list[tuple[str, Frame]]:
     """Files, and the pictures of folders by name."""
-    return [(path.name, read_image(path).rgb) for path in list_images(paths)]
+    return [(path.name, read_frame(path)) for path in list_images(paths)]
 
 
 def _read_subject(source: CheckInput, arch: str, key: str | None) -> _Subject:

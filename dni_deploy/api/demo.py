@@ -17,7 +17,7 @@ from dni_deploy.api.sweep import SweepLabels, sweep
 from dni_deploy.checkpoints.checkpoint import Checkpoint
 from dni_deploy.errors import InputError, UsageError, escape_name
 from dni_deploy.imaging.frames import Frame, from_network, to_network
-from dni_deploy.imaging.image_file import ImageFile, read_image, write_image
+from dni_deploy.imaging.image_file import ImageFile, read_frame, write_image
 from dni_deploy.imaging.metrics.psnr import psnr
 from dni_deploy.imaging.noise import NOISE_SIGMA, add_noise
 from dni_deploy.reports.sweep import SweepReport
@@ -112,7 +112,7 @@ def demo(output: str | os.PathLike[str] = "dni-demo", force: bool = False, progr
     total = ALPHA_COUNT + 3
     report_progress(progress, 0, total, "exporting N20 and N60")
     with as_file(DATA_FOLDER / "astronaut.png") as photograph:
-        clean = read_image(photograph).rgb
+        clean = read_frame(photograph)
     noisy = add_noise(clean)
     write_image(folder / "clean.png", ImageFile(clean), force=force)
     write_image(folder / "noisy.png", ImageFile(noisy), force=force)

@@ -8,15 +8,16 @@ import time
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import MismatchError, UsageError, escape_name
-from dni_deploy.imaging.frames import Frame
-from dni_deploy.imaging.image_file import ImageFile, output_format, read_image, write_image
+from dni_deploy.imaging.frames import WHITE_LEVELS, AnyFrame, Frame
+from dni_deploy.imaging.image_file import ImageFile, read_image, write_image
+from dni_deploy.imaging.image_formats import output_format
 from dni_deploy.imaging.metrics.psnr import psnr
 from dni_deploy.reports.page import check_page_name
 from dni_deploy.reports.sweep import (
@@ -107,7 +108,7 @@ def sweep(
     outputs = _check_outputs(output, html, plot, reference, steps, force)
     bundle = Bundle.ensure_open(bundle_path) if even else None
     source = read_image(image)
-    clean = None if reference is None else read_image(reference).rgb
+    clean = None if reference is None else to_levels(read_image(reference).rgb)
     with open_session(bundle or bundle_path, options) as session:
         path = plan_alphas(len(session.members), steps)
         if even and bundle is not None:
@@ -116,6 +117,7 @@ def sweep(
         with log_duration(log, "rendering the sweep"):
             frames, rows = measure_path(session, source.rgb, path, clean, tile=tile, overlap=overlap, progress=progress)
         report = SweepReport(session.members, session.engine.name, rows, find_best_point(rows), outputs, session.engine_reason)
+    frames = [source.color.convert_for_screen(frame) for frame in frames]
     heading = (
         labels.heading
         or f"{Path(image).name}: {' to '.join(reversed(report.members) if len(report.members) == 2 else report.members)}"
@@ -123,7 +125,11 @@ def sweep(
     write_image(output, ImageFile(draw_sweep_sheet(frames, report, heading)), force=force)
     if html is not None:
         write_bytes_atomically(
-            html, render_sweep_page(frames, report, source.rgb, heading, labels.reference_psnrs).encode(), force=force
+            html,
+            render_sweep_page(
+                frames, report, source.color.convert_for_screen(source.to_frame()), heading, labels.reference_psnrs
+            ).encode(),
+            force=force,
         )
     if plot is not None:
         kind = Path(plot).suffix.lower()[1:]
@@ -148,9 +154,9 @@ def plan_alphas(members: int, steps: int) -> list[tuple[float, ...]]:
 
 def measure_path(
     session: Session,
-    frame: Frame,
+    frame: AnyFrame,
     path: Sequence[tuple[float, ...]],
-    reference: Frame | None = None,
+    reference: NDArray[Any] | None = None,
     *,
     tile: int | None = None,
     overlap: int | None = None,
@@ -160,17 +166,18 @@ def measure_path(
 
     Args:
         session: The session.
-        frame: uint8 (H, W, 3).
+        frame: uint8, uint16 or float32 (H, W, 3).
         path: Coefficients in family order.
-        reference: A clean frame of the output's size, for PSNR.
+        reference: A clean frame of the output's size in 0..255 (`to_levels`), for PSNR.
         tile: Side of the tiles in input pixels.
         overlap: Number of input pixels that tiles share.
         progress: Called with the alphas done.
 
     Returns:
-        The rendered frames, and a row for each.
+        The rendered frames in 8 bits, and a row for each.
     """
     frames: list[Frame] = []
+    psnrs: list[float | None] = []
     times_s: list[tuple[float, float]] = []
     for done, shares in enumerate(path):
         report_progress(progress, done, len(path), describe_coefficients(session.members, shares))
@@ -179,18 +186,26 @@ def measure_path(
         session.alpha = shares
         session.wait_until_applied()  # on a GPU the change would else be queued, and counted as the frame's
         changed = time.perf_counter()
-        frames.append(render_tiled(session, frame, tile, overlap).output)
+        output = render_tiled(session, frame, tile, overlap).output
         times_s.append((changed - started if session.generation != generation else 0.0, time.perf_counter() - changed))
+        levels = to_levels(output)
+        psnrs.append(None if reference is None else psnr(levels, reference))
+        frames.append(np.rint(np.clip(levels, 0, 255)).astype(np.uint8))
     return frames, tuple(
         SweepPoint(
             shares,
-            None if reference is None else psnr(output, reference),
+            psnr_of_output,
             None if reference is None or len(shares) != 2 else psnr(blend_pixels(frames[0], frames[-1], shares[0]), reference),
             change,
             seconds,
         )
-        for shares, output, (change, seconds) in zip(path, frames, times_s, strict=True)
+        for shares, psnr_of_output, (change, seconds) in zip(path, psnrs, times_s, strict=True)
     )
+
+
+def to_levels(frame: AnyFrame) -> NDArray[Any]:
+    """Converts a frame to levels of 8 bits that are not rounded: float32 in 0..255, or a uint8 frame itself."""
+    return frame if frame.dtype == np.uint8 else frame * np.float32(255 / WHITE_LEVELS[frame.dtype])
 
 
 def blend_pixels(start: Frame, end: Frame, fraction: float) -> NDArray[np.float32]:
@@ -228,7 +243,7 @@ def _check_outputs(
     return check_outputs((output, html, plot), force)
 
 
-def _check_sizes(session: Session, frame: Frame, reference: Frame | None, count: int) -> None:
+def _check_sizes(session: Session, frame: AnyFrame, reference: NDArray[Any] | None, count: int) -> None:
     scale = session.signature.scale
     height, width = frame.shape[0] * scale, frame.shape[1] * scale
     if reference is not None and reference.shape[:2] != (height, width):

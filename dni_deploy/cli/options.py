@@ -23,6 +23,7 @@ PATH_TYPE = click.Path(path_type=Path)
 
 OPTION_OBJECTS = {
     "session_options": ("dni_deploy.session.options", "SessionOptions"),
+    "file_options": ("dni_deploy.imaging.image_tasks", "ImageFileOptions"),
     "listeners": ("dni_deploy.control.open_listeners", "ListenerOptions"),
     "calibration": ("dni_deploy.api.build", "CalibrationOptions"),
     "preview": ("dni_deploy.api.serve", "PreviewOptions"),

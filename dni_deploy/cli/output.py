@@ -58,6 +58,20 @@ class CommandOutput:
             click.echo(json.dumps(_replace_non_finite(body), indent=2, allow_nan=False, default=str))
         return self.json
 
+    def print_event(self, name: str, fields: Mapping[str, Any], sentence: str) -> None:
+        """Prints on stderr what happened while a command runs: a sentence above the progress, or with --json one object a line.
+
+        Args:
+            name: What it is, in JSON.
+            fields: What is known of it, for JSON.
+            sentence: The same for people.
+        """
+        line = f"{PROGRAM_NAME}: {escape_name(sentence, 2000)}"
+        if self.json:
+            line = json.dumps({"schema": OUTPUT_SCHEMA_VERSION, name: fields})
+        if sys.stderr is not None:
+            print(line, file=sys.stderr)  # click.echo would write past what the progress bar puts in the place of stderr
+
     def print_error(self, kind: str, sentence: str, exit_code: int) -> int:
         """Prints an error. Lines of the sentence stay lines; control characters are escaped.
 

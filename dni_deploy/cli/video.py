@@ -9,9 +9,12 @@ import click
 
 from dni_deploy.cli import options
 from dni_deploy.cli.output import CommandOutput, format_seconds, print_summary
-from dni_deploy.cli.standard_video import STANDARD_STREAM, resolve_standard_streams
+from dni_deploy.cli.standard_streams import STANDARD_STREAM, resolve_standard_streams
 from dni_deploy.errors import UsageError, escape_name
 from dni_deploy.utils.optional_packages import import_optional
+
+STDOUT_SUFFIX = ".mkv"
+"""The container of what goes to stdout: it holds nearly everything, and is read from a pipe."""
 
 
 def parse_encoder_options(ctx: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
@@ -153,7 +156,10 @@ def command(
         raise UsageError("--json prints on stdout, where -o - writes the video; leave one of them out.")
     if alpha_log is not None and len(videos) > 1:
         raise UsageError("--alpha-log is the log of one video; process each apart.")
-    with resolve_standard_streams(videos, output) as (sources, target), command_output.show_progress() as progress:
+    with (
+        resolve_standard_streams(videos, output, "a video", STDOUT_SUFFIX) as (sources, target),
+        command_output.show_progress() as progress,
+    ):
         arguments: dict[str, Any] = {
             "alpha_map": alpha_map,
             "options": session_options,

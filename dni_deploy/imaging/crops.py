@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dni_deploy.errors import MismatchError, UsageError, escape_name
-from dni_deploy.imaging.frames import to_network
+from dni_deploy.imaging.frames import AnyFrame, to_network
 from dni_deploy.imaging.image_file import read_image
 from dni_deploy.signature import Signature
 
@@ -78,6 +78,7 @@ def read_crops(
         for point in points:
             down, right = ((0.5 + step * point) % 1 for step in R2_SEQUENCE_STEP)
             top, left = int(down * (frame.shape[0] - side + 1)), int(right * (frame.shape[1] - side + 1))
-            crops.append(to_network(np.ascontiguousarray(frame[top : top + side, left : left + side]), signature))
+            crop: AnyFrame = np.ascontiguousarray(frame[top : top + side, left : left + side])  # type: ignore[assignment]
+            crops.append(to_network(crop, signature))
         sources.append(CropSource(file.name, digest, len(points)))
     return np.concatenate(crops), sources

@@ -57,6 +57,15 @@ class Orientation:
             return None
         return cls(is_transposed, x_scale < 0, y_scale < 0)
 
+    @classmethod
+    def from_exif(cls, number: int) -> Orientation:
+        """Makes the orientation of EXIF's tag Orientation; a number that is none of its eight changes nothing.
+
+        Source: Exif 3.0, 4.6.5.1.7.
+        """
+        is_transposed = 5 <= number <= 8
+        return cls(is_transposed, number in (2, 3, 6, 7), number in (3, 4, 7, 8))
+
     def __bool__(self) -> bool:
         """Returns whether anything changes."""
         return self.is_transposed or self.flips_x or self.flips_y

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from dni_deploy.errors import ImageFileError, MismatchError, UsageError, escape_name
-from dni_deploy.imaging.image_file import check_size, open_image, read_bit_depth
+from dni_deploy.imaging.image_file import open_image, read_bit_depth
+from dni_deploy.imaging.image_limits import check_image_size
 
 DEFAULT_LEVELS = 9
 """Levels from black to white where a map holds more values than that; docs/alpha-map.md has what the distance costs."""
@@ -96,7 +97,7 @@ class AlphaMap:
         """
         path = Path(path)
         with open_image(path) as image:
-            check_size(path, *image.size, 1)
+            check_image_size(path, *image.size)
             _check_pixel_format(path, image)
             image.load()
             return cls.of(_read_gray(path, ImageOps.exif_transpose(image)))

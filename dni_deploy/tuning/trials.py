@@ -11,7 +11,8 @@ import numpy as np
 
 from dni_deploy.errors import InputError, MismatchError, UsageError, escape_name
 from dni_deploy.imaging.frames import Frame
-from dni_deploy.imaging.image_file import list_images, read_image
+from dni_deploy.imaging.image_file import read_frame
+from dni_deploy.imaging.image_paths import list_images
 from dni_deploy.signature import Signature
 
 DEFAULT_CROP_PX = 256
@@ -89,8 +90,8 @@ def read_test_images(
     scale = signature.scale
     test_images, cropped = [], []
     for path, reference_path in pairs:
-        frame = read_image(path, scale=scale).rgb
-        reference = None if reference_path is None else read_image(reference_path).rgb
+        frame = read_frame(path, scale=scale)
+        reference = None if reference_path is None else read_frame(reference_path)
         height, width = frame.shape[:2]
         if reference is not None and reference.shape[:2] != (scale * height, scale * width):
             raise MismatchError(

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
+from typing import NamedTuple
 
 from dni_deploy.errors import DniError, InputError, LimitError, UsageError, escape_name
 
@@ -32,6 +33,11 @@ NO_FOLDER_SYNC_ERRNOS = frozenset({errno.EINVAL, errno.EBADF, errno.ENOTSUP})
 
 STALE_AGE_S = 86400
 """Age at which a temporary file of another machine, or of a process number that is in use again, is removed."""
+
+LISTING_PAUSE_FACTOR = 50
+"""A folder is listed again after this many times the seconds that listing it took, so that this takes 2 % of the time at most."""
+
+MAX_LISTINGS = 256
 
 
 @contextmanager
@@ -180,7 +186,7 @@ def _remove_stale(target: Path) -> None:
     """Removes what a killed process left of this same target."""
     pattern = re.compile(re.escape(f".{target.name}.") + r"(\d+)-([0-9a-f]{6})-[0-9a-f]{8}\.part" + re.escape(target.suffix))
     with suppress(OSError):
-        for name in os.listdir(target.parent):
+        for name in _list_temporary_names(target.parent):
             match = pattern.fullmatch(name)
             if match is None:
                 continue
@@ -189,6 +195,29 @@ def _remove_stale(target: Path) -> None:
                 is_old = time.time() - os.lstat(path).st_mtime > STALE_AGE_S
                 if is_old or (match[2] == _compute_host_id() and not _is_process_alive(int(match[1]))):
                     _remove_path(path)
+
+
+class _Listing(NamedTuple):
+    temporary_names: list[str]
+    valid_until: float
+
+
+_listing_by_folder: dict[str, _Listing] = {}
+
+
+def _list_temporary_names(folder: Path) -> list[str]:
+    """Lists the temporary names in a folder, some of them maybe gone by now; a large folder is not listed for every file."""
+    key = os.path.abspath(folder)
+    started = time.monotonic()
+    listing = _listing_by_folder.get(key)
+    if listing is None or started >= listing.valid_until:
+        names = [name for name in os.listdir(folder) if name[:1] == "." and ".part" in name]
+        finished = time.monotonic()
+        if len(_listing_by_folder) >= MAX_LISTINGS:
+            _listing_by_folder.clear()
+        listing = _Listing(names, finished + LISTING_PAUSE_FACTOR * (finished - started))
+        _listing_by_folder[key] = listing
+    return listing.temporary_names
 
 
 def _is_process_alive(process_id: int) -> bool:

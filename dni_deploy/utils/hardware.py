@@ -58,6 +58,49 @@ def total_memory_bytes() -> int | None:
         return None
 
 
+def available_memory_bytes() -> int | None:
+    """Returns the memory in bytes that this process can still get: what the system has, and what a container leaves of it.
+
+    None where the system does not tell, as on macOS and Windows.
+    """
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii", errors="replace").splitlines()
+        (available,) = (int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, ValueError, IndexError):
+        return None
+    return min([available, *_read_cgroup_rooms()])
+
+
+def _read_cgroup_rooms() -> list[int]:
+    """Reads what each control group around this process leaves of its limit; page cache counts as free."""
+    try:
+        groups = Path("/proc/self/cgroup").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    rooms = []
+    for line in groups:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            mount, limit_name, used_name, cache_key = "/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"
+        elif "memory" in controllers.split(","):
+            mount, cache_key = "/sys/fs/cgroup/memory", "total_inactive_file"
+            limit_name, used_name = "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        folder = Path(mount + path)
+        for group in (folder, *folder.parents):
+            if not group.is_relative_to(mount):
+                break
+            try:
+                limit = int((group / limit_name).read_text())  # "max" is no number
+                used = int((group / used_name).read_text())
+                statistics = dict(row.split() for row in (group / "memory.stat").read_text().splitlines())
+                rooms.append(max(0, limit - used + int(statistics.get(cache_key, 0))))
+            except (OSError, ValueError):
+                continue
+    return rooms
+
+
 def measure_resident_bytes() -> int | None:
     """Measures this process's resident memory in bytes; None where there is no /proc, as on macOS and Windows."""
     try:

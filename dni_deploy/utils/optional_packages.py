@@ -21,6 +21,8 @@ EXTRA_BY_PACKAGE = {
     "spandrel": "spandrel",
     "torchvision": "spandrel",
     "av": "video",
+    "imagecodecs": "deep",
+    "tifffile": "deep",
     "starlette": "serve",
     "uvicorn": "serve",
     "websockets": "serve",

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from dni_deploy.errors import InputError, LimitError, PartialResultError, UsageError, escape_name
 from dni_deploy.imaging.frames import AnyFrame
-from dni_deploy.imaging.image_file import MAX_OUTPUT_PIXELS
+from dni_deploy.imaging.image_limits import max_frame_pixels
 from dni_deploy.imaging.rendered import RenderedFrame
+from dni_deploy.imaging.transparency import fill_hidden_colors
 from dni_deploy.video_io.pipe import ReadableFile, read_whole
 
 
@@ -137,16 +138,16 @@ def parse_size(text: str, scale: int = 1) -> tuple[int, int]:
 
     Raises:
         UsageError: The text is not a size.
-        LimitError: The output would have more than MAX_OUTPUT_PIXELS pixels.
+        LimitError: The output would have more pixels than `max_frame_pixels`.
     """
     match = re.fullmatch(r"([0-9]{1,9})[xX]([0-9]{1,9})", text.strip())
     if not match or not int(match[1]) or not int(match[2]):
         raise UsageError(f"--size {escape_name(text, 40)} is not WIDTHxHEIGHT, such as 640x360.")
     width, height = int(match[1]), int(match[2])
-    if width * height * scale * scale > MAX_OUTPUT_PIXELS:
+    if width * height * scale * scale > max_frame_pixels():
         raise LimitError(
             f"--size {width}x{height} would give {width * scale}x{height * scale} pixels a frame; "
-            f"the limit is {MAX_OUTPUT_PIXELS:,}."
+            f"the limit is {max_frame_pixels():,} (DNI_MAX_PIXELS)."
         )
     return width, height
 
@@ -200,7 +201,8 @@ class PackedFormat:
             native = pixels.astype(layout.dtype.newbyteorder("="), copy=False)
             index = layout.transparency_index
             rgb = native if layout.channels == "RGB" else np.ascontiguousarray(native[..., layout.rgb_order])
-            yield RawFrame(rgb, transparency=None if index is None else native[..., index])
+            transparency = None if index is None else native[..., index]
+            yield RawFrame(rgb if transparency is None else fill_hidden_colors(rgb, transparency), transparency=transparency)
             count += 1
 
     def encode_frame(self, frame: RawFrame, rendered: RenderedFrame) -> NDArray[np.uint8]:

@@ -17,7 +17,7 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from dni_deploy.errors import InputError, LimitError, PartialResultError, UsageError, escape_name
-from dni_deploy.imaging.image_file import MAX_OUTPUT_PIXELS
+from dni_deploy.imaging.image_limits import max_frame_pixels
 from dni_deploy.imaging.rendered import RenderedFrame
 from dni_deploy.video_io.color import (
     AVCOL_SPC_BT709,
@@ -101,12 +101,12 @@ class Y4mHeader:
         """Returns the header of frames that are `scale` times as wide and high.
 
         Raises:
-            LimitError: They have more than MAX_OUTPUT_PIXELS pixels.
+            LimitError: They have more pixels than `max_frame_pixels`.
         """
         width, height = self.width * scale, self.height * scale
-        if width * height > MAX_OUTPUT_PIXELS:
+        if width * height > max_frame_pixels():
             raise LimitError(
-                f"The output would have {width}x{height} pixels a frame, more than the limit of {MAX_OUTPUT_PIXELS:,}."
+                f"The output would have {width}x{height} pixels a frame, more than {max_frame_pixels():,} (DNI_MAX_PIXELS)."
             )
         sizes = {b"W": b"W%d" % width, b"H": b"H%d" % height}
         return replace(self, width=width, height=height, tokens=tuple(sizes.get(token[:1], token) for token in self.tokens))
@@ -140,7 +140,7 @@ def read_header(source: ReadableFile) -> Y4mHeader:
     Raises:
         InputError: There is no line, it is not y4m, or a field is missing, given twice or nonsense.
         UsageError: The chroma format is not supported, such as 4:1:1.
-        LimitError: A frame has more than MAX_OUTPUT_PIXELS pixels.
+        LimitError: A frame has more pixels than `max_frame_pixels`.
     """
     line = read_line(source, MAX_HEADER_BYTES)
     if not line:
@@ -164,8 +164,10 @@ def read_header(source: ReadableFile) -> Y4mHeader:
         else:
             fields[key] = value
     width, height = _parse_length(fields, "W", line), _parse_length(fields, "H", line)
-    if width * height > MAX_OUTPUT_PIXELS:
-        raise LimitError(f"The y4m header claims {width}x{height} pixels; the limit is {MAX_OUTPUT_PIXELS:,} a frame.")
+    if width * height > max_frame_pixels():
+        raise LimitError(
+            f"The y4m header claims {width}x{height} pixels; the limit is {max_frame_pixels():,} (DNI_MAX_PIXELS)."
+        )
     chroma, rate = _validate_chroma(fields.get("C", "420jpeg")), _parse_rate(fields.get("F"), line)
     return Y4mHeader(width, height, chroma, full_range, rate, tokens)
 

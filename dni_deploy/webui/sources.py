@@ -15,7 +15,8 @@ import numpy as np
 
 from dni_deploy.errors import DniError, InputError, LimitError, UsageError, escape_name
 from dni_deploy.imaging.frames import Frame
-from dni_deploy.imaging.image_file import FORMAT_BY_SUFFIX, read_image
+from dni_deploy.imaging.image_file import read_frame
+from dni_deploy.imaging.image_formats import STILL_SUFFIXES
 from dni_deploy.imaging.metrics.psnr import psnr
 from dni_deploy.imaging.noise import NOISE_SIGMA, add_noise
 from dni_deploy.utils.optional_packages import import_optional
@@ -74,7 +75,7 @@ def open_frame_source(path: str | os.PathLike[str] | None, max_size: tuple[int, 
         return opened
     if path is None:
         with as_file(DEFAULT_IMAGE) as image_path:
-            return StillImage(read_image(image_path).rgb, "the photograph that comes with dni-deploy", max_size)
+            return StillImage(read_frame(image_path), "the photograph that comes with dni-deploy", max_size)
     source_path = Path(path)
     try:
         is_file = stat.S_ISREG(os.stat(source_path).st_mode)
@@ -83,8 +84,8 @@ def open_frame_source(path: str | os.PathLike[str] | None, max_size: tuple[int, 
         raise InputError(f"{escape_name(source_path)} cannot be read ({reason}).") from error
     if not is_file:
         raise InputError(f"{escape_name(source_path)} is not a file; a source is an image or a video file.")
-    if source_path.suffix.lower() in FORMAT_BY_SUFFIX:
-        return StillImage(read_image(source_path).rgb, escape_name(source_path.name, 60), max_size)
+    if source_path.suffix.lower() in STILL_SUFFIXES:
+        return StillImage(read_frame(source_path), escape_name(source_path.name, 60), max_size)
     video: FrameSource = import_optional("dni_deploy.webui.video_source").LoopedVideo(source_path, max_size)
     return video
 
@@ -103,7 +104,7 @@ def open_noisy_photograph(max_size: tuple[int, int], render: Callable[[Frame], F
         DniError: As `render` raises.
     """
     with as_file(DEFAULT_IMAGE) as image_path:
-        clean = fit_to_size(read_image(image_path).rgb, max_size)
+        clean = fit_to_size(read_frame(image_path), max_size)
     noisy = add_noise(clean)
     top, left = (max(0, side - NOISE_TEST_SIDE_PX) // 2 for side in clean.shape[:2])
     part, clean_part = (
@@ -133,7 +134,7 @@ def decode_upload(data: bytes, max_size: tuple[int, int]) -> StillImage:
         path = Path(folder) / "upload"
         path.write_bytes(data)
         with _hide_path(path):
-            return StillImage(read_image(path).rgb, "your image", max_size)
+            return StillImage(read_frame(path), "your image", max_size)
 
 
 class UploadedFile:

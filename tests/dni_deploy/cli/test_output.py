@@ -43,16 +43,20 @@ def on_a_terminal(code: str, **environment: str) -> str:
 
 STEPS = """
 from dni_deploy.cli.output import CommandOutput
-with CommandOutput().show_progress() as progress:
+command_output = CommandOutput()
+with command_output.show_progress() as progress:
     if progress: [progress(step, 3, 'half\\x1b[2J way') for step in range(4)]
+    command_output.print_event('failed', {}, 'one\\x1b[2J failed')
 print('done')
 """
 
 
 def test_progress_only_on_a_terminal() -> None:
-    assert "half\\x1b[2J way" in on_a_terminal(STEPS)
+    shown = on_a_terminal(STEPS)
+    assert "half\\x1b[2J way" in shown
+    assert "\r\x1b[2Kdni-deploy: one\\x1b[2J failed\r\n" in shown  # in the place of the bar, which is drawn again below
     process = subprocess.run([sys.executable, "-c", STEPS], capture_output=True, text=True, cwd=ROOT, timeout=60)
-    assert (process.stdout, process.stderr) == ("done\n", "")
+    assert (process.stdout, process.stderr) == ("done\n", "dni-deploy: one\\x1b[2J failed\n")
 
 
 def test_no_color() -> None:

@@ -465,3 +465,29 @@ def test_impossible_outputs_are_refused(tmp_path: Path, names: tuple[str, ...], 
     (tmp_path / "there.png").write_bytes(b"x")
     with pytest.raises(UsageError, match=message):
         check_outputs([tmp_path / name if name[0] != "." else f"{tmp_path}/{name}" for name in names], force=False)
+
+
+def test_a_large_folder_is_not_listed_for_every_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what a killed process left is removed when the folder is listed again."""
+    listed: list[float] = []
+    now = 0.0
+
+    def list_slowly(path: Path) -> list[str]:
+        nonlocal now
+        listed.append(now)
+        now += 0.1  # as a folder of 100,000 names may take
+        return os.listdir(path)
+
+    monkeypatch.setattr(atomic_write, "os", SimpleNamespace(**{**vars(os), "listdir": list_slowly}))
+    monkeypatch.setattr(atomic_write, "time", SimpleNamespace(time=time.time, monotonic=lambda: now))
+    stale = tmp_path / f".49.{2**22 + 1}-{atomic_write._compute_host_id()}-00000000.part"
+    for number in range(50):
+        now += 0.01
+        write_bytes_atomically(tmp_path / str(number), NEW)
+        if number == 20:
+            stale.touch()
+    assert len(listed) == 1
+    now += 6.0
+    write_bytes_atomically(tmp_path / "49", OLD, force=True)
+    assert len(listed) == 2
+    assert not stale.exists()

@@ -1,4 +1,4 @@
-"""`-` as a video: stdin is read to its end into a temporary file, and a file goes to stdout."""
+"""`-` as a video or an image: stdin is read to its end into a temporary file, and a file goes to stdout."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from dni_deploy.utils.atomic_write import DISK_FULL_ERRNOS
 
 STANDARD_STREAM = Path("-")
 
-STDOUT_SUFFIX = ".mkv"
-"""The container of what goes to stdout: it holds nearly everything, and is read from a pipe."""
-
 
 @contextmanager
-def resolve_standard_streams(sources: tuple[Path, ...], output: Path) -> Iterator[tuple[tuple[Path, ...], Path]]:
+def resolve_standard_streams(
+    sources: tuple[Path, ...], output: Path, noun: str, stdout_suffix: str
+) -> Iterator[tuple[tuple[Path, ...], Path]]:
     """Puts temporary files in the place of `-`.
 
-    A video is read several times, for its properties, its frames and its other streams, which a pipe does not allow.
+    A file is read several times, for its properties, its pixels and what else is in it, which a pipe does not allow.
 
     Args:
-        sources: The videos.
+        sources: The files to read.
         output: The output.
+        noun: What they are, for messages: "a video".
+        stdout_suffix: Suffix of the file that goes to stdout, which names its format.
 
     Yields:
         Both, without `-`. After the block, the output is copied to stdout.
@@ -39,26 +40,26 @@ def resolve_standard_streams(sources: tuple[Path, ...], output: Path) -> Iterato
     if STANDARD_STREAM not in (*sources, output):
         yield sources, output
         return
-    with tempfile.TemporaryDirectory(prefix="dni-video-") as folder:
+    with tempfile.TemporaryDirectory(prefix="dni-stream-") as folder:
         if STANDARD_STREAM in sources:
             spooled = Path(folder, "stdin")
-            _spool_stdin(spooled)
+            _spool_stdin(spooled, noun)
             sources = tuple(spooled if path == STANDARD_STREAM else path for path in sources)
         if output != STANDARD_STREAM:
             yield sources, output
             return
         if sys.stdout is None or sys.stdout.isatty():
-            raise UsageError("stdout is a terminal, and a video belongs in a pipe or a file.")
-        written = Path(folder, f"stdout{STDOUT_SUFFIX}")
+            raise UsageError(f"stdout is a terminal, and {noun} belongs in a pipe or a file.")
+        written = Path(folder, f"stdout{stdout_suffix}")
         yield sources, written
         with open(written, "rb") as file:
             shutil.copyfileobj(file, sys.stdout.buffer)
         sys.stdout.buffer.flush()
 
 
-def _spool_stdin(path: Path) -> None:
+def _spool_stdin(path: Path, noun: str) -> None:
     if sys.stdin is None or sys.stdin.isatty():
-        raise UsageError("stdin is a terminal, and a video comes from a pipe or a file.")
+        raise UsageError(f"stdin is a terminal, and {noun} comes from a pipe or a file.")
     try:
         with open(path, "wb") as file:
             shutil.copyfileobj(sys.stdin.buffer, file)
@@ -66,5 +67,5 @@ def _spool_stdin(path: Path) -> None:
         if error.errno not in DISK_FULL_ERRNOS:
             raise
         raise LimitError(
-            f"There is no room in {os.fspath(path.parent)} for the video from stdin; set TMPDIR to a folder with more."
+            f"There is no room in {os.fspath(path.parent)} for {noun} from stdin; set TMPDIR to a folder with more."
         ) from error
