@@ -28,6 +28,7 @@ from dni_deploy.imaging.image_file import (
 from dni_deploy.imaging.image_formats import FORMAT_BY_SUFFIX, ImageFormat
 from dni_deploy.imaging.image_limits import BYTES_PER_OUTPUT_PIXEL, check_image_size
 from dni_deploy.imaging.image_tasks import FALLBACK_SUFFIX, ImageFileOptions, ImagePlan, ImageTask
+from dni_deploy.imaging.metadata import NO_METADATA
 from dni_deploy.imaging.resize import resize_frame
 from dni_deploy.imaging.tiling import count_tiles, run_tiled
 from dni_deploy.session.session import Session
@@ -203,6 +204,8 @@ class ImageRenderer:
         os.makedirs(task.output_folder or ".", exist_ok=True)
         limit = self._options.max_pixels
         image = read_image(task.source, scale=self._session.signature.scale, max_pixels=limit)
+        if self._options.strip:
+            image = replace(image, metadata=NO_METADATA)
         height, width = image.rgb.shape[:2]
         target = self._options.compute_output_size(width, height)
         if target is not None:

@@ -117,6 +117,7 @@ def sweep(
         with log_duration(log, "rendering the sweep"):
             frames, rows = measure_path(session, source.rgb, path, clean, tile=tile, overlap=overlap, progress=progress)
         report = SweepReport(session.members, session.engine.name, rows, find_best_point(rows), outputs, session.engine_reason)
+    frames = [source.color.convert_for_screen(frame) for frame in frames]
     heading = (
         labels.heading
         or f"{Path(image).name}: {' to '.join(reversed(report.members) if len(report.members) == 2 else report.members)}"
@@ -125,7 +126,9 @@ def sweep(
     if html is not None:
         write_bytes_atomically(
             html,
-            render_sweep_page(frames, report, source.to_frame(), heading, labels.reference_psnrs).encode(),
+            render_sweep_page(
+                frames, report, source.color.convert_for_screen(source.to_frame()), heading, labels.reference_psnrs
+            ).encode(),
             force=force,
         )
     if plot is not None:

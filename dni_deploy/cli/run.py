@@ -77,6 +77,9 @@ def _parse_size(ctx: click.Context, param: click.Parameter, text: str | None) ->
     "--size", metavar="WxH", callback=_parse_size, help="Resize the output to this size in pixels, such as 1920x1080."
 )
 @click.option(
+    "--strip", is_flag=True, help="Leave out EXIF with its GPS position, XMP, IPTC, resolution and texts; the colors stay."
+)
+@click.option(
     "--max-pixels",
     type=click.IntRange(1),
     metavar="N",
@@ -107,7 +110,8 @@ def command(
 ) -> None:
     """Process images, or folders of them, at one alpha, or with an alpha for each pixel.
 
-    Transparency, EXIF rotation and color profile are kept. An output in a folder whose format cannot hold the image is
+    Images are turned upright. Transparency, what the colors mean, EXIF, XMP, IPTC, resolution and texts are kept as far as
+    the output's format holds them; a note names the rest. An output in a folder whose format cannot hold the image is
     written as PNG, with a note.
 
     An image that fails is named at once, the others are still processed, and the exit code is 8. Outputs appear complete, so

@@ -21,7 +21,6 @@ from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
     Image,
-    ImageCms,
     JpegImagePlugin,
     PngImagePlugin,
     PpmImagePlugin,
@@ -32,10 +31,15 @@ from PIL import (
 from PIL.ImageFile import ImageFile as PillowImageFile
 
 from dni_deploy.errors import DniError, ImageFileError, InputError, LimitError, UnavailableError, UsageError, escape_name
+from dni_deploy.imaging.color_profile import SRGB, ColorProfile
+from dni_deploy.imaging.embedded import NOTHING_EMBEDDED, Embedded, embed, make_encoder_options, read_embedded
 from dni_deploy.imaging.file_kinds import HEADER_BYTES, JPEG, NETPBM, PNG, RAW, TGA_FOOTER, TIFF, FileKind, identify_file
 from dni_deploy.imaging.frames import WHITE_LEVELS, AnyFrame, Frame
+from dni_deploy.imaging.icc_profile import convert_to_srgb
 from dni_deploy.imaging.image_formats import ImageFormat, output_format
 from dni_deploy.imaging.image_limits import check_image_size
+from dni_deploy.imaging.image_source import ImageSource
+from dni_deploy.imaging.metadata import NO_METADATA, Metadata
 from dni_deploy.imaging.metadata_removal import remove_metadata
 from dni_deploy.imaging.orientation import Orientation
 from dni_deploy.imaging.tiff_layout import TiffLayout, read_tiff_layout
@@ -73,14 +77,16 @@ class ImageFile:
         rgb: uint8, uint16 or float32 (H, W, 3), at the depth of the file. Colors of fully transparent pixels are those of visible
             pixels around them.
         alpha: (H, W) of the same dtype, the transparency exactly as in the file (turned upright); None for an opaque image.
-        icc: The embedded color profile, carried to the output; None if there is none or the colors were converted.
+        color: What the numbers mean.
+        metadata: EXIF, XMP, IPTC, resolution and texts, as in the file.
         is_gray: Whether the file is gray: rgb then has three equal channels, and an output of it is gray again (their mean).
         notes: One sentence for each thing that was converted or left out.
     """
 
     rgb: AnyFrame
     alpha: NDArray[Any] | None = None
-    icc: bytes | None = None
+    color: ColorProfile = SRGB
+    metadata: Metadata = NO_METADATA
     is_gray: bool = False
     notes: tuple[str, ...] = ()
 
@@ -107,15 +113,15 @@ class _StoredPixels:
     Attributes:
         colors: uint8, uint16 or float32, (H, W) for gray or (H, W, 3).
         alpha: (H, W) of the same dtype, or None.
-        orientation: Number of the EXIF orientation.
-        icc: The embedded profile, or None.
+        embedded: What the file holds beside them.
+        orientation: Number of the EXIF orientation that is still to be applied.
         notes: As in ImageFile.
     """
 
     colors: NDArray[Any]
     alpha: NDArray[Any] | None = None
+    embedded: Embedded = NOTHING_EMBEDDED
     orientation: int = 1
-    icc: bytes | None = None
     notes: list[str] = field(default_factory=list)
 
     def to_image_file(self) -> ImageFile:
@@ -126,7 +132,11 @@ class _StoredPixels:
             rgb = fill_hidden_colors(rgb, self.alpha)
         rgb = orientation.apply(np.ascontiguousarray(rgb))
         alpha = None if self.alpha is None else orientation.apply(self.alpha)
-        return ImageFile(rgb, alpha, self.icc, is_gray, tuple(self.notes))
+        color, notes = self.embedded.color, [*self.embedded.notes, *self.notes]
+        if is_gray and color.icc is not None and color.kind == "RGB":
+            is_gray = False
+            notes.append("gray pixels with a profile for RGB were read as RGB")
+        return ImageFile(rgb, alpha, color, self.embedded.metadata, is_gray, tuple(notes))
 
 
 def read_image(path: str | os.PathLike[str], *, scale: int = 1, max_pixels: int | None = None) -> ImageFile:
@@ -177,7 +187,7 @@ def read_frame(path: str | os.PathLike[str], *, scale: int = 1) -> Frame:
 def _read_stored_pixels(path: Path, file: BinaryIO, kind: FileKind, check_size: Callable[..., None]) -> _StoredPixels:
     """Decodes a file; one that does not decode gets a second chance without its metadata, which must never cost the pixels."""
     try:
-        return _decode(path, file, kind, check_size)
+        return _decode(path, file, kind, check_size, file)
     except (DniError, MemoryError):
         raise
     except Exception:
@@ -186,12 +196,13 @@ def _read_stored_pixels(path: Path, file: BinaryIO, kind: FileKind, check_size: 
         if bare is None:
             raise
         try:
-            stored = _decode(path, io.BytesIO(bare), kind, check_size)
+            stored = _decode(path, io.BytesIO(bare), kind, check_size, file)
         except Exception:
             stored = None
         if stored is None:
             raise
-        stored.notes.append("metadata of the file is damaged and was left out; the image was not rotated by it")
+        if kind not in (PNG, TIFF):  # of those, what can be read was read from the whole file
+            stored.notes.append("metadata of the file is damaged and was left out; the image was not rotated by it")
         return stored
 
 
@@ -209,61 +220,48 @@ def read_frame_kind(path: Path) -> tuple[int, int, np.dtype[Any]]:
         return (*image.size, np.dtype(np.uint8 if read_bit_depth(image) <= 8 else np.uint16))
 
 
-def _decode(path: Path, file: BinaryIO, kind: FileKind, check_size: Callable[..., None]) -> _StoredPixels:
+def _decode(path: Path, file: BinaryIO, kind: FileKind, check_size: Callable[..., None], whole_file: BinaryIO) -> _StoredPixels:
+    """Decodes a file, which may have lost its metadata; those of `whole_file` count."""
     if kind is TIFF:
         layout = _read_whole_tiff_layout(path, file)
         if layout.is_deep:
             check_size(layout.width, layout.height, layout.dtype)
-            return _decode_deep_tiff(path, file, layout)
+            return _decode_deep_tiff(path, file, layout, whole_file)
     image = _open_by_pillow(file, kind)
     bits = read_bit_depth(image)
     check_size(*image.size, np.uint8 if bits <= 8 else np.uint16)
     notes = [] if getattr(image, "n_frames", 1) == 1 else _describe_extra_frames(path, image)
     if bits > 8:
-        return _decode_deep(path, file, image, kind, notes)
+        return _decode_deep(path, file, image, kind, notes, whole_file)
     if image.mode not in EIGHT_BIT_MODES:
         raise _unsupported_pixels_error(path, f"pixels of the kind {image.mode!r}")
     image.load()
     _check_raster(file, image, kind)
-    return _convert_to_rgb(image, notes)
+    return _convert_to_rgb(image, notes, kind, whole_file)
 
 
-def _convert_to_rgb(image: Image.Image, notes: list[str]) -> _StoredPixels:
-    icc = image.info.get("icc_profile") or None
-    orientation = _read_orientation(image, notes)
+def _convert_to_rgb(image: Image.Image, notes: list[str], kind: FileKind, file: BinaryIO) -> _StoredPixels:
+    is_gray = image.mode in ("1", "L", "LA")
+    pixels = "CMYK" if image.mode == "CMYK" else "GRAY" if is_gray else "RGB"
+    embedded = read_embedded(ImageSource(file, image.format or "", pixels, image.info))
     alpha = None
     if image.has_transparency_data:
         alpha = np.array(image.convert("RGBA").getchannel("A"))
-    is_gray = image.mode in ("1", "L", "LA")
     if image.mode in ("P", "PA"):
         notes.append("the palette was resolved to RGB")
     elif image.mode == "1":
         notes.append("1-bit pixels were read as gray 0 and 255")
     elif image.mode == "CMYK":
-        image, note = _cmyk_to_rgb(image, icc)
+        image, note = _cmyk_to_rgb(image, embedded.color)
         notes.append(note)
-        icc = None
-    return _StoredPixels(np.array(image.convert("L" if is_gray else "RGB")), alpha, orientation, icc, notes)
+        embedded = replace(embedded, color=SRGB, metadata=embedded.metadata.mark_as_srgb())
+    orientation = 1 if kind is TIFF else embedded.orientation  # Pillow turns TIFF files itself
+    return _StoredPixels(np.array(image.convert("L" if is_gray else "RGB")), alpha, embedded, orientation, notes)
 
 
-def _read_orientation(image: Image.Image, notes: list[str]) -> int:
-    """Reads the EXIF orientation; metadata that cannot be read never costs the pixels."""
-    try:
-        number = image.getexif().get(274, 1)
-    except Exception:
-        notes.append("EXIF could not be read; the image was not rotated by it")
-        return 1
-    return number if isinstance(number, int) else 1
-
-
-def _cmyk_to_rgb(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, str]:
-    if icc is not None:
-        try:
-            converted = ImageCms.profileToProfile(image, io.BytesIO(icc), ImageCms.createProfile("sRGB"), outputMode="RGB")
-        except (ImageCms.PyCMSError, OSError):  # a damaged profile, or one for other pixels
-            converted = None
-        if converted is not None:
-            return converted, "CMYK was converted to sRGB by the embedded profile"
+def _cmyk_to_rgb(image: Image.Image, color: ColorProfile) -> tuple[Image.Image, str]:
+    if color.icc is not None:
+        return convert_to_srgb(image, color.icc), "CMYK was converted to sRGB by the embedded profile"
     return image.convert("RGB"), "CMYK was converted to RGB without a profile; colors are approximate"
 
 
@@ -278,16 +276,20 @@ def _describe_extra_frames(path: Path, image: Image.Image) -> list[str]:
     )
 
 
-def _decode_deep(path: Path, file: BinaryIO, image: Image.Image, kind: FileKind, notes: list[str]) -> _StoredPixels:
+def _decode_deep(
+    path: Path, file: BinaryIO, image: Image.Image, kind: FileKind, notes: list[str], whole_file: BinaryIO
+) -> _StoredPixels:
     """Decodes a PNG or PPM file of more than 8 bits, whose header Pillow has read."""
     if kind is NETPBM:
         return _StoredPixels(_decode_netpbm(path, file, image), notes=notes)
     file.seek(0)
     deep = _import_deep_pixels(path, "16 bits a channel").decode_png(file.read(), image.info.get("transparency"))
-    return _StoredPixels(deep.colors, deep.alpha, _read_orientation(image, notes), image.info.get("icc_profile") or None, notes)
+    pixels = "GRAY" if deep.colors.ndim == 2 else "RGB"
+    embedded = read_embedded(ImageSource(whole_file, "PNG", pixels, image.info))
+    return _StoredPixels(deep.colors, deep.alpha, embedded, embedded.orientation, notes)
 
 
-def _decode_deep_tiff(path: Path, file: BinaryIO, layout: TiffLayout) -> _StoredPixels:
+def _decode_deep_tiff(path: Path, file: BinaryIO, layout: TiffLayout, whole_file: BinaryIO) -> _StoredPixels:
     is_float = layout.dtype == np.float32
     deep_pixels = _import_deep_pixels(path, "floats" if is_float else f"{layout.bits} bits a channel")
     if layout.has_more_pages:
@@ -296,7 +298,8 @@ def _decode_deep_tiff(path: Path, file: BinaryIO, layout: TiffLayout) -> _Stored
         deep = deep_pixels.decode_tiff(file)
     except deep_pixels.UnsupportedPixelsError as error:
         raise _unsupported_pixels_error(path, str(error)) from error
-    stored = _StoredPixels(deep.colors, deep.alpha, deep.orientation, deep.icc, list(deep.notes))
+    embedded = read_embedded(ImageSource(whole_file, "TIFF", "GRAY" if deep.colors.ndim == 2 else "RGB"))
+    stored = _StoredPixels(deep.colors, deep.alpha, embedded, embedded.orientation, list(deep.notes))
     if is_float:
         visible = deep.colors if deep.alpha is None else deep.colors[deep.alpha > 0]
         if not np.isfinite(visible).all():
@@ -384,16 +387,33 @@ def require_format(path: str | os.PathLike[str], image_file: ImageFile) -> Image
 
 
 def fit_to_format(image_file: ImageFile, image_format: ImageFormat) -> ImageFile:
-    """Converts what a format does not hold, with a note for each thing: here the depth."""
+    """Converts what a format does not hold, depth and colors, and leaves out other metadata that it does not hold.
+
+    Returns:
+        What the file will hold, with a note for each difference.
+    """
+    fitted, notes = _fit_depth(image_file, image_format)
+    color, rgb, metadata = fitted.color, fitted.rgb, fitted.metadata
+    conversion, loss = color.describe_conversion(image_format), color.describe_loss(image_format)
+    if conversion is not None:
+        rgb, metadata = color.convert_for_screen(fitted.to_frame()), metadata.mark_as_srgb()
+    if conversion is not None or loss is not None:
+        color = SRGB
+    metadata, metadata_notes = metadata.fit(image_format)
+    notes += [*(note for note in (conversion, loss) if note is not None), *metadata_notes]
+    return replace(fitted, rgb=rgb, color=color, metadata=metadata, notes=(*fitted.notes, *notes))
+
+
+def _fit_depth(image_file: ImageFile, image_format: ImageFormat) -> tuple[ImageFile, list[str]]:
     dtype = image_file.rgb.dtype
     if dtype == np.uint8 or (dtype == np.uint16 and image_format.has_16_bits) or image_format.has_floats:
-        return image_file
+        return image_file, []
     source, better = ("floats", ".tif") if dtype == np.float32 else ("16 bits a channel", ".png or .tif")
     target = np.uint16 if image_format.has_16_bits else np.uint8
     note = f"{source} became {8 * np.dtype(target).itemsize} bits: {image_format.name} holds no more, {better} keeps them"
     if dtype == np.float32 and (image_file.rgb.min() < 0 or image_file.rgb.max() > 1):
         note += ", and values below black and above white with them"
-    return replace(image_file.with_depth(target), notes=(*image_file.notes, note))
+    return image_file.with_depth(target), [note]
 
 
 def encode_image(image_file: ImageFile, image_format: ImageFormat, options: Mapping[str, object] | None = None) -> bytes:
@@ -414,23 +434,17 @@ def encode_image(image_file: ImageFile, image_format: ImageFormat, options: Mapp
     if image_file.is_gray:
         mean = pixels.mean(axis=2, dtype=np.float64)
         pixels = mean.astype(np.float32) if pixels.dtype == np.float32 else np.rint(mean).astype(pixels.dtype)
-    # A gray profile would not fit the RGB pixels of a format without gray.
-    has_profile = image_format.has_profile and (image_format.has_gray or not image_file.is_gray)
-    icc = image_file.icc if has_profile else None
+    color, metadata = image_file.color, image_file.metadata.correct(pixels.shape[1], pixels.shape[0])
     if image_file.alpha is not None:
         pixels = np.dstack([pixels, image_file.alpha])
     if pixels.dtype != np.uint8:
         deep_pixels = import_optional("dni_deploy.imaging.deep_pixels")
-        data: bytes = (
-            deep_pixels.encode_tiff(pixels, icc) if image_format.name == "TIFF" else deep_pixels.encode_png(pixels, icc)
-        )
-        return data
-    encoder_options = {**image_format.encoder_options, **(options or {})}
-    if icc is not None:
-        encoder_options["icc_profile"] = icc
+        encode = deep_pixels.encode_tiff if image_format.name == "TIFF" else deep_pixels.encode_png
+        return embed(encode(pixels, None), image_format, color, metadata)
+    encoder_options = {**image_format.encoder_options, **make_encoder_options(image_format, color, metadata), **(options or {})}
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, image_format.name, **encoder_options)
-    return buffer.getvalue()
+    return embed(buffer.getvalue(), image_format, color, metadata)
 
 
 def _convert_depth(values: NDArray[Any], dtype: Any) -> NDArray[Any]:

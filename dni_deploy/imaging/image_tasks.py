@@ -46,6 +46,7 @@ class ImageFileOptions:
         suffix: Text between name and format of an output in a folder, such as "_x4".
         outscale: Width and height of an output, in those of its input; the network's output is resized by Lanczos.
         size: Width and height of every output in pixels, likewise.
+        strip: Leave out EXIF, XMP, IPTC, resolution and texts; what the colors mean stays, and the image is upright.
         max_pixels: The most pixels of an output; None for DNI_MAX_PIXELS, or without it what the free memory holds.
     """
 
@@ -56,6 +57,7 @@ class ImageFileOptions:
     suffix: str = ""
     outscale: float | None = None
     size: tuple[int, int] | None = None
+    strip: bool = False
     max_pixels: int | None = None
 
     def __post_init__(self) -> None:

@@ -31,6 +31,7 @@ from dni_deploy.imaging.image_tasks import ImageFileOptions
 from dni_deploy.imaging.resize import resize_frame
 from dni_deploy.signature import Signature
 from dni_deploy.spatial.alpha_map import AlphaMapOptions
+from tests.support.color_files import ADOBE_ICC, encode, make_exif, make_pixels
 from tests.support.frame_session import Dimmer, opener
 
 
@@ -448,6 +449,28 @@ def test_filters_of_warnings_are_as_before(tmp_path: Path, dimmer: Dimmer) -> No
     before = list(warnings.filters)
     run("x.dni", tmp_path / "in", tmp_path / "out", 1)
     assert warnings.filters == before
+
+
+def test_metadata_are_kept_or_stripped_and_colors_stay(tmp_path: Path, dimmer: Dimmer) -> None:
+    exif = make_exif(orientation=6, color_space=65535, interoperability=b"R03")
+    (tmp_path / "in.jpg").write_bytes(encode(make_pixels(8, 16), "JPEG", exif=exif, comment=b"hello"))
+    run("x.dni", tmp_path / "in.jpg", tmp_path / "kept.png", 1)
+    run("x.dni", tmp_path / "in.jpg", tmp_path / "bare.png", 1, file_options=ImageFileOptions(strip=True))
+    with Image.open(tmp_path / "kept.png") as kept, Image.open(tmp_path / "bare.png") as bare:
+        assert kept.size == bare.size == (8, 16)
+        assert kept.getexif()[315] == "Ada Lovelace"
+        assert kept.info["Comment"] == "hello"
+        assert kept.info["icc_profile"] == bare.info["icc_profile"]
+        assert set(bare.info) == {"icc_profile"}
+
+
+def test_what_the_output_cannot_hold_is_a_note_of_its_row(tmp_path: Path, dimmer: Dimmer) -> None:
+    (tmp_path / "in.jpg").write_bytes(encode(make_pixels(), "JPEG", exif=make_exif(), icc_profile=ADOBE_ICC))
+    report = run("x.dni", tmp_path / "in.jpg", tmp_path / "out.bmp", 1)
+    assert report.images[0].notes == (
+        "the colors were converted to sRGB: a BMP file holds no color profile",
+        "left out: EXIF, for which a BMP file has no place",
+    )
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])

@@ -16,6 +16,7 @@ from dni_deploy.errors import MismatchError, UsageError
 from dni_deploy.imaging.metrics.psnr import format_db, psnr
 from dni_deploy.reports.contact_sheet import draw_contact_sheet
 from dni_deploy.signature import Signature
+from tests.support.color_files import ADOBE_ICC, render_by_profile
 from tests.support.frame_session import Dimmer, opener
 
 
@@ -86,6 +87,17 @@ def test_sweep_numbers_equal_those_of_the_images(tmp_path: Path, images: tuple[P
     assert best is not None
     assert report.gain_db == pytest.approx(best - ends)
     assert f"{report.gain_db:.2f} dB above" in report.format_finding()
+
+
+def test_sheet_and_page_show_the_colors_of_a_profile(tmp_path: Path, dimmer: Dimmer) -> None:
+    flat = np.full((16, 16, 3), (100, 200, 100), np.uint8)
+    Image.fromarray(flat).save(tmp_path / "in.png", icc_profile=ADOBE_ICC)
+    sweep("x.dni", tmp_path / "in.png", tmp_path / "sheet.png", steps=2)
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        colors = {color for _, color in sheet.getcolors(1 << 20)}
+    shown = tuple(render_by_profile(flat, ADOBE_ICC)[0, 0].tolist())
+    assert shown in colors
+    assert (100, 200, 100) not in colors
 
 
 def test_a_best_point_at_a_member_is_reported_as_such(tmp_path: Path, images: tuple[Path, Path], dimmer: Dimmer) -> None:

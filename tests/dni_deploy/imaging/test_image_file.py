@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from dni_deploy.errors import ImageFileError, InputError, LimitError, UsageError
+from dni_deploy.imaging.color_profile import ColorProfile
 from dni_deploy.imaging.image_file import ImageFile, read_image, write_image
 
 
@@ -154,8 +155,8 @@ def test_exif_rotation_is_applied_to_colours_and_transparency(tmp_path: Path, or
 def test_color_profile_is_kept(tmp_path: Path) -> None:
     icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for suffix in (".png", ".jpg", ".webp", ".tif"):
-        write_image(tmp_path / f"a{suffix}", ImageFile(pixels(4, 4, 3), icc=icc))
-        assert read_image(tmp_path / f"a{suffix}").icc == icc
+        write_image(tmp_path / f"a{suffix}", ImageFile(pixels(4, 4, 3), color=ColorProfile(icc)))
+        assert read_image(tmp_path / f"a{suffix}").color.icc == icc
 
 
 def test_palette_one_bit_and_cmyk_images_are_converted_with_a_note(tmp_path: Path) -> None:

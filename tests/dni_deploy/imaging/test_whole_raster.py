@@ -200,10 +200,13 @@ def test_broken_metadata_never_costs_the_pixels(tmp_path: Path, capfd: pytest.Ca
 
 
 def test_what_keeps_a_decoder_from_the_pixels_is_mentioned(tmp_path: Path) -> None:
-    for name in ("png text with a wrong checksum", "png exif that is none"):
+    notes = {
+        "png text with a wrong checksum": "damaged or too long chunks were left out: tEXt",
+        "png exif that is none": "EXIF could not be read and was left out; the image was not rotated",
+    }
+    for name, note in notes.items():
         (tmp_path / "a.img").write_bytes(BROKEN_METADATA[name]())
-        (note,) = read_image(tmp_path / "a.img").notes
-        assert "the image was not rotated by it" in note
+        assert read_image(tmp_path / "a.img").notes == (note,)
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "TIFF"])
