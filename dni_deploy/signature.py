@@ -10,6 +10,10 @@ from dni_deploy.errors import BundleError, UsageError
 from dni_deploy.network_controls import MAX_CONTROLS, Control, check_controls
 
 NetworkKind = Literal["image", "latent"]
+ColorMode = Literal["channels", "luma"]
+
+OPTIONAL_FIELDS: dict[str, Any] = {"minimum": 1, "controls": [], "color": "channels"}
+"""Fields that manifests had not at first, and what their absence means."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,8 @@ class Signature:
         kind: "image": float32 (N, C, H, W) in and out; "latent": float32 (N, C, 1, 1) noise in, an image out.
         minimum: Smallest height and width of the input, in pixels; smaller frames are padded and cropped in the same way.
         controls: Numbers that the network takes beside the image, which a running engine changes.
+        color: How a network of one channel gets a frame: "channels": red, green and blue as three gray images; "luma": Y alone,
+            while the color beside it is enlarged (bicubic). Other networks have "channels".
     """
 
     input_channels: int = 3
@@ -42,6 +48,7 @@ class Signature:
     kind: NetworkKind = "image"
     minimum: int = 1
     controls: tuple[Control, ...] = ()
+    color: ColorMode = "channels"
 
     @property
     def takes_frames(self) -> bool:
@@ -50,17 +57,17 @@ class Signature:
 
     @property
     def frame_batch(self) -> int:
-        """Number of images in the batch of a frame, N: a network of one channel takes the three colors as three images."""
-        return 3 if self.takes_frames and self.input_channels == 1 else 1
+        """Number of images in the batch of a frame, N: a network of one channel takes the three colors as three, or the luma."""
+        return 3 if self.takes_frames and self.input_channels == 1 and self.color == "channels" else 1
 
     def round_up_side(self, side: int) -> int:
         """Returns the smallest height or width that the network takes and that is at least `side` pixels."""
         return -(-max(side, self.minimum) // self.multiple) * self.multiple
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the fields by name; a minimum of 1 and no controls are left out, as bundles had none at first."""
+        """Returns the fields by name; OPTIONAL_FIELDS are left out where they say nothing."""
         fields = {**asdict(self), "controls": [asdict(control) for control in self.controls]}
-        return {name: value for name, value in fields.items() if (name, value) not in (("minimum", 1), ("controls", []))}
+        return {name: value for name, value in fields.items() if name not in OPTIONAL_FIELDS or value != OPTIONAL_FIELDS[name]}
 
     @classmethod
     def from_json(cls, fields: object) -> Signature:
@@ -69,9 +76,9 @@ class Signature:
         Raises:
             BundleError: A field is unknown, missing, or of the wrong type.
         """
-        if not isinstance(fields, dict) or set(fields) | {"minimum", "controls"} != set(cls.__dataclass_fields__):
+        if not isinstance(fields, dict) or set(fields) | set(OPTIONAL_FIELDS) != set(cls.__dataclass_fields__):
             raise BundleError("The manifest's 'signature' does not have the fields of this version.")
-        fields = {"minimum": 1, "controls": [], **fields}
+        fields = {**OPTIONAL_FIELDS, **fields}
         counts = [fields[name] for name in ("input_channels", "output_channels", "scale", "multiple", "minimum")]
         if not all(type(number) is int and 0 < number < 2**16 for number in counts):
             raise BundleError(
@@ -79,6 +86,8 @@ class Signature:
             )
         if fields["kind"] not in ("image", "latent") or type(fields["residual"]) is not bool:
             raise BundleError("The manifest's 'signature' has an unknown 'kind' or 'residual'.")
+        if fields["color"] not in ("channels", "luma") or (fields["color"] == "luma" and fields["input_channels"] != 1):
+            raise BundleError("The manifest's 'signature' has a 'color' that is unknown, or of a network of several channels.")
         low, high, radius = fields["low"], fields["high"], fields["radius"]
         if not all(type(end) in (int, float) and abs(end) <= sys.float_info.max for end in (low, high)) or not low < high:
             raise BundleError("The manifest's 'signature' has a value range that is not two numbers, the smaller one first.")
@@ -91,6 +100,7 @@ class Signature:
         if self.kind == "latent":
             return f"{self.input_channels} numbers of noise -> an image of {self.output_channels} channels"
         parts = [f"{self.input_channels} -> {self.output_channels} channels", f"x{self.scale}"]
+        parts += ["luma"] if self.color == "luma" else []
         parts.append(f"values {self.low:g}..{self.high:g}")
         parts += ["the network outputs the noise"] if self.residual else []
         parts += [f"sides in multiples of {self.multiple}"] if self.multiple > 1 else []

@@ -51,16 +51,31 @@ class HostFrameEngine(ABC):
 
     def render(self, slot: int, frame: AnyFrame, signature: Signature) -> NDArray[Any]:
         """Renders a frame, as `Engine.render`."""
-        x = to_network(frame, signature)
-        with self._network_lock:
-            y = self.infer(slot, x)
-        return from_network(y, frame, signature)
+
+        def infer(x: NDArray[np.float32]) -> NDArray[np.float32]:
+            with self._network_lock:
+                return self.infer(slot, x)
+
+        return render_on_host(infer, frame, signature)
+
+
+def render_on_host(
+    infer: Callable[[NDArray[np.float32]], NDArray[np.float32]], frame: Any, signature: Signature
+) -> NDArray[Any]:
+    """Renders a frame by a network that takes and gives arrays on the host, as `Engine.render`.
+
+    Raises:
+        UsageError: `frame` is none, or is not on the host.
+    """
+    return from_network(infer(to_network(frame, signature)), frame, signature)
 
 
 def to_network(frame: AnyFrame, signature: Signature) -> NDArray[np.float32]:
     """Converts a frame to the input of a network: `dni_deploy.imaging.frames.to_network`, faster."""
     frames.check_frame(frame)
     frames.check_signature(signature)
+    if signature.color == "luma":
+        return frames.to_network(frame, signature)
     padded = frames.pad_frame(frame, signature)
     x = np.empty((3, *padded.shape[:2]), np.float32)
 
@@ -73,6 +88,8 @@ def to_network(frame: AnyFrame, signature: Signature) -> NDArray[np.float32]:
 
 def from_network(y: NDArray[np.float32], frame: AnyFrame, signature: Signature) -> NDArray[Any]:
     """Converts the output of a network to a frame: `dni_deploy.imaging.frames.from_network`, faster."""
+    if signature.color == "luma":
+        return frames.from_network(y, frame, signature)
     planes = frames.check_output(y, frame, signature)
     height, width = signature.scale * frame.shape[0], signature.scale * frame.shape[1]
     session = _open_arithmetic(signature, frame.dtype)

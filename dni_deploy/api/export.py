@@ -23,7 +23,7 @@ from dni_deploy.checkpoints.graph_family import read_graph_family, read_graph_fi
 from dni_deploy.checkpoints.graph_file import are_graph_files
 from dni_deploy.errors import MismatchError, UsageError, escape_name
 from dni_deploy.network_controls import Control, check_controls, parse_declarations
-from dni_deploy.signature import Signature
+from dni_deploy.signature import ColorMode, Signature
 from dni_deploy.utils.log_duration import log_duration
 from dni_deploy.utils.opset import MIN_OPSET
 from dni_deploy.utils.optional_packages import import_optional
@@ -46,6 +46,7 @@ def export(
     opset: int | None = None,
     value_range: tuple[float, float] | None = None,
     residual: bool | None = None,
+    color: ColorMode | None = None,
     align: bool = False,
     controls: Sequence[str | Control] = (),
     force: bool = False,
@@ -66,6 +67,9 @@ def export(
         opset: ONNX opset, 17 or newer; 17 if TensorRT 8.6 is to read the graph. None: 18, of files with graphs their own.
         value_range: Values of black and white for the network, such as (-1, 1); None: the architecture's.
         residual: Whether the network outputs the noise, to be subtracted from its input; None: the architecture's.
+        color: How a network of one channel gets a frame: "luma" is Y of BT.601, full range, while Cb and Cr are enlarged
+            (bicubic); "channels" is red, green and blue as three gray images. None: "luma" for SRCNN and for networks that
+            enlarge, "channels" for others, such as denoisers of gray images.
         align: Put the channels of every member after the first into the order of the first one's, which changes nothing of what
             the member computes: for members that differ in the order of their channels. The files stay as they are.
         controls: What the network takes beside the image, each a number that a running engine changes: the arguments of its
@@ -91,7 +95,7 @@ def export(
         raise UsageError(f"Opset {escape_name(opset)} is too old; the lowest is {MIN_OPSET}.")
 
     def adjust_signature(signature: Signature, architecture: str) -> Signature:
-        return _adjust_signature(signature, architecture, value_range, residual)
+        return _choose_color(_adjust_signature(signature, architecture, value_range, residual), architecture, color)
 
     def report(step: int, what: str) -> None:
         report_progress(progress, step, PROGRESS_STEPS, what)
@@ -245,6 +249,21 @@ def _adjust_signature(
             f"to {signature.output_channels} channels at scale {signature.scale}."
         )
     return signature
+
+
+def _choose_color(signature: Signature, architecture: str, color: ColorMode | None) -> Signature:
+    """Chooses how a network of one channel gets frames: in the literature, those of super-resolution are trained on luma."""
+    has_one_channel = signature.takes_frames and signature.input_channels == 1
+    if color is None:
+        color = "luma" if has_one_channel and (signature.scale > 1 or architecture == "srcnn") else "channels"
+    if color not in ("channels", "luma"):
+        raise UsageError(f'The color is "luma" or "channels", got {escape_name(color)!r}.')
+    if color == "luma" and not has_one_channel:
+        raise UsageError(
+            f"--color luma is for networks of one channel; {escape_name(architecture)} goes from {signature.input_channels} to "
+            f"{signature.output_channels}."
+        )
+    return replace(signature, color=color)
 
 
 def _check_tied(family: Family, tied: Mapping[str, str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -42,6 +43,12 @@ from dni_deploy.utils.optional_packages import import_optional
     help="Whether the network outputs the noise instead of the image.  [default: the architecture's]",
 )
 @click.option(
+    "--color",
+    type=click.Choice(["luma", "channels"]),
+    help="What a network of one channel gets of a frame: its luma, while the color is enlarged beside it, or red, green and blue "
+    "one by one.  [default: luma for SRCNN and networks that enlarge, else channels]",
+)
+@click.option(
     "--align", is_flag=True, help="Put each member's channels into the order of the first one's, where that changes nothing."
 )
 @click.option(
@@ -62,6 +69,7 @@ def command(
     opset: int | None,
     value_range: str | None,
     residual: bool | None,
+    color: Any,
     align: bool,
     controls: tuple[str, ...],
     force: bool,
@@ -88,6 +96,7 @@ def command(
             key=key,
             value_range=values,
             residual=residual,
+            color=color,
             align=align,
             controls=controls,
             force=force,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import struct
-import zlib
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -22,11 +20,6 @@ MIN_IS_WHITE, MIN_IS_BLACK, RGB = 0, 1, 2
 ASSOCIATED_ALPHA, UNASSOCIATED_ALPHA = 1, 2
 """Numbers of the tags PhotometricInterpretation and ExtraSamples. Source: TIFF 6.0."""
 
-ICC_PROFILE_TAG, ORIENTATION_TAG = 34675, 274
-
-PNG_HEADER_END = 33
-"""Where the chunk behind IHDR begins."""
-
 PNG_ENCODER = {"level": 6, "filter": imagecodecs.PNG.FILTER.ALL}
 
 
@@ -37,15 +30,11 @@ class DeepPixels:
     Attributes:
         colors: uint16 or float32, (H, W) for gray or (H, W, 3).
         alpha: The same dtype, (H, W); None for an opaque image.
-        orientation: Number of the EXIF orientation.
-        icc: The embedded profile; None without one.
         notes: What was converted.
     """
 
     colors: NDArray[Any]
     alpha: NDArray[Any] | None = None
-    orientation: int = 1
-    icc: bytes | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -112,8 +101,6 @@ def decode_tiff(file: BinaryIO) -> DeepPixels:
         if page.samplesperpixel > 1 and int(page.planarconfig) == 2:
             pixels = np.moveaxis(pixels, 0, -1)
         pixels = pixels.reshape(page.imagelength, page.imagewidth, page.samplesperpixel)
-        orientation = page.tags.get(ORIENTATION_TAG)
-        icc = page.tags.get(ICC_PROFILE_TAG)
         notes = []
         if kind == "float64":
             notes.append("floats of 64 bits were rounded to 32")
@@ -133,8 +120,6 @@ def decode_tiff(file: BinaryIO) -> DeepPixels:
         return DeepPixels(
             np.ascontiguousarray(colors[..., 0] if count == 1 else colors),
             alpha,
-            int(orientation.value) if orientation is not None else 1,
-            bytes(icc.value) if icc is not None else None,
             tuple(notes),
         )
 
@@ -148,18 +133,13 @@ def _unassociate(colors: NDArray[Any], alpha: NDArray[Any], white: float) -> NDA
     return straight.astype(colors.dtype)
 
 
-def encode_png(pixels: NDArray[np.uint16], icc: bytes | None) -> bytes:
-    """Encodes uint16 pixels, (H, W) or (H, W, C), as a PNG file."""
-    png = bytes(imagecodecs.png_encode(np.ascontiguousarray(pixels), **PNG_ENCODER))
-    if icc is None:
-        return png
-    content = b"iCCP" + b"ICC profile\0\0" + zlib.compress(icc)
-    chunk = struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
-    return png[:PNG_HEADER_END] + chunk + png[PNG_HEADER_END:]
+def encode_png(pixels: NDArray[np.uint16]) -> bytes:
+    """Encodes uint16 pixels, (H, W) or (H, W, C), as a PNG file without metadata."""
+    return bytes(imagecodecs.png_encode(np.ascontiguousarray(pixels), **PNG_ENCODER))
 
 
-def encode_tiff(pixels: NDArray[Any], icc: bytes | None) -> bytes:
-    """Encodes uint16 or float32 pixels, (H, W) or (H, W, C), as a TIFF file, compressed by deflate."""
+def encode_tiff(pixels: NDArray[Any]) -> bytes:
+    """Encodes uint16 or float32 pixels, (H, W) or (H, W, C), as a TIFF file without metadata, compressed by deflate."""
     is_gray = pixels.ndim == 2 or pixels.shape[2] == 2
     has_alpha = pixels.ndim == 3 and pixels.shape[2] in (2, 4)
     buffer = io.BytesIO()
@@ -172,7 +152,6 @@ def encode_tiff(pixels: NDArray[Any], icc: bytes | None) -> bytes:
         compression="zlib",
         predictor=True,
         rowsperstrip=max(1, (1 << 20) // max(1, pixels.nbytes // len(pixels))),
-        iccprofile=icc,
         metadata=None,
         software="",
     )

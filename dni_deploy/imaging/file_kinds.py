@@ -117,7 +117,7 @@ def identify_file(header: bytes, footer: bytes = b"") -> FileKind | None:
     for offset, magic, kind in MAGIC_BYTES:
         if header.startswith(magic, offset):
             return kind
-    if footer.endswith(TGA_FOOTER):
+    if footer.endswith(TGA_FOOTER) or _looks_like_tga(header):
         return _converted_by("a TGA image", _MAGICK.format("tga"))
     text = header.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<!doctype html", b"<html")):
@@ -125,3 +125,15 @@ def identify_file(header: bytes, footer: bytes = b"") -> FileKind | None:
     if text.startswith(b"<svg") or (text.startswith((b"<?xml", b"<!--", b"<!doctype svg")) and b"<svg" in text):
         return _converted_by("an SVG drawing", "rsvg-convert in.svg -o out.png")
     return None
+
+
+def _looks_like_tga(header: bytes) -> bool:
+    """Tells whether the fields of a TGA header, which has no magic bytes, have values that occur. Source: TGA 2.0, page 6."""
+    return (
+        len(header) >= 18
+        and header[1] <= 1
+        and header[2] in (1, 2, 3, 9, 10, 11)
+        and header[16] in (8, 15, 16, 24, 32)
+        and any(header[12:14])
+        and any(header[14:16])
+    )

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+from PIL import Image
 
 from dni_deploy.errors import EngineError, MismatchError, UsageError, escape_name
 from dni_deploy.signature import Signature
@@ -25,6 +26,13 @@ WHITE_LEVELS: Mapping[np.dtype[Any], float] = {
 """The value of white by a frame's dtype; black is 0."""
 
 
+RED_WEIGHT, BLUE_WEIGHT = 0.299, 0.114
+"""Of luma; green has the rest. Black is 0 and white is white: the full range of JPEG, not the 16 to 235 of video.
+
+Source: ITU-R BT.601-7, 2.5.1; JFIF 1.02.
+"""
+
+
 def to_network(frame: AnyFrame, signature: Signature) -> NDArray[np.float32]:
     """Converts a frame to the input of a network.
 
@@ -36,7 +44,7 @@ def to_network(frame: AnyFrame, signature: Signature) -> NDArray[np.float32]:
         float32 (1, 3, H', W') in [low, high], a fresh array. H' and W' are H and W rounded up to what the network takes
         (`Signature.round_up_side`); the rows and columns that are added mirror the lower and right border, or repeat it where
         the frame is too small to mirror. A network of one channel gets the three colors as a batch of three gray images,
-        (3, 1, H', W').
+        (3, 1, H', W'), or one that takes luma that alone, (1, 1, H', W').
 
     Raises:
         UsageError: `frame` is none.
@@ -46,6 +54,12 @@ def to_network(frame: AnyFrame, signature: Signature) -> NDArray[np.float32]:
     check_signature(signature)
     height, width = frame.shape[:2]
     padded_height, padded_width = padded_size(height, width, signature)
+    if signature.color == "luma":
+        luma = to_luma(pad_frame(frame, signature))
+        luma /= np.float32(WHITE_LEVELS[frame.dtype])
+        luma *= np.float32(signature.high - signature.low)
+        luma += np.float32(signature.low)
+        return luma[None, None]
     x = np.empty((3, padded_height, padded_width), np.float32)
     scale_to_range(frame, signature, x[:, :height, :width])
     if padded_height > height:
@@ -53,6 +67,13 @@ def to_network(frame: AnyFrame, signature: Signature) -> NDArray[np.float32]:
     if padded_width > width:
         x[:, :, width:] = x[:, :, mirror_indices(width, padded_width - width)]
     return x[:, None] if signature.input_channels == 1 else x[None]
+
+
+def to_luma(frame: AnyFrame) -> NDArray[np.float32]:
+    """Computes luma, float32 (H, W) in 0..white of the frame's dtype; exactly the gray where the three colors are equal."""
+    red, green, blue = (frame[..., channel].astype(np.float32) for channel in range(3))
+    luma: NDArray[np.float32] = green + np.float32(RED_WEIGHT) * (red - green) + np.float32(BLUE_WEIGHT) * (blue - green)
+    return luma
 
 
 def scale_to_range(frame: AnyFrame, signature: Signature, out: NDArray[np.float32]) -> None:
@@ -100,34 +121,59 @@ def to_pixels(y: NDArray[np.float32], frame: AnyFrame, signature: Signature) -> 
     """
     height, width = signature.scale * frame.shape[0], signature.scale * frame.shape[1]
     pixels = check_output(y, frame, signature)[:, :height, :width]
+    is_luma = signature.color == "luma"
     finite = np.isfinite(pixels)
     if not finite.all():
         raise not_finite_error(int(finite.size - np.count_nonzero(finite)), finite.size)
     factor = output_factor(signature, frame.dtype)
     if signature.residual:
         scaled: NDArray[np.float32] = np.multiply(pixels, factor, dtype=np.float32)
-        scaled += frame.transpose(2, 0, 1)
+        scaled += to_luma(frame) if is_luma else frame.transpose(2, 0, 1)
     else:
         scaled = np.subtract(pixels, np.float32(signature.low), dtype=np.float32)
         scaled *= factor
-    return scaled
+    return add_colors(scaled[0], frame, signature.scale) if is_luma else scaled
+
+
+def add_colors(luma: NDArray[np.float32], frame: AnyFrame, scale: int) -> NDArray[np.float32]:
+    """Adds the colors of a frame to another luma: the differences of red, green and blue from the luma, enlarged.
+
+    That is the same as enlarging Cb and Cr, of which they are multiples and sums.
+
+    Args:
+        luma: float32 (scale * H, scale * W), in 0..white of the frame's dtype.
+        frame: The frame (H, W, 3).
+        scale: How many times as high and wide the luma is.
+
+    Returns:
+        float32 (3, scale * H, scale * W), neither rounded nor clamped, a fresh array.
+    """
+    height, width = luma.shape
+    old_luma = to_luma(frame)
+    pixels = np.empty((3, height, width), np.float32)
+    for channel in range(3):
+        difference = frame[..., channel].astype(np.float32) - old_luma
+        if scale > 1:
+            difference = np.asarray(Image.fromarray(difference).resize((width, height), Image.Resampling.BICUBIC))
+        np.add(luma, difference, out=pixels[channel])
+    return pixels
 
 
 def check_output(y: NDArray[np.float32], frame: AnyFrame, signature: Signature) -> NDArray[np.float32]:
     """Checks the shape of a network's output for a frame.
 
     Returns:
-        The output as float32 (3, scale * H', scale * W'), with its padding; a view.
+        The output as float32 (3, scale * H', scale * W'), or (1, ...) of luma, with its padding; a view.
 
     Raises:
         EngineError: y has another shape.
     """
     height, width = padded_size(frame.shape[0], frame.shape[1], signature)
     size = (signature.scale * height, signature.scale * width)
-    expected = (3, 1, *size) if signature.output_channels == 1 else (1, 3, *size)
+    expected = (signature.frame_batch, signature.output_channels, *size)
     if y.shape != expected:
         raise EngineError(f"The network gave an array of shape {y.shape} where {expected} was expected for this frame.")
-    return y.reshape(3, *size)
+    return y.reshape(-1, *size)
 
 
 def output_factor(signature: Signature, dtype: np.dtype[Any]) -> np.float32:

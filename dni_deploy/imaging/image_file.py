@@ -440,7 +440,7 @@ def encode_image(image_file: ImageFile, image_format: ImageFormat, options: Mapp
     if pixels.dtype != np.uint8:
         deep_pixels = import_optional("dni_deploy.imaging.deep_pixels")
         encode = deep_pixels.encode_tiff if image_format.name == "TIFF" else deep_pixels.encode_png
-        return embed(encode(pixels, None), image_format, color, metadata)
+        return embed(encode(pixels), image_format, color, metadata)
     encoder_options = {**image_format.encoder_options, **make_encoder_options(image_format, color, metadata), **(options or {})}
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, image_format.name, **encoder_options)

@@ -20,6 +20,9 @@ LARGE_OVERLAP_PX = 32
 """The overlap for a network that may look farther. What it may see is not what it looks at:
 tests/dni_deploy/imaging/test_tiling.py measures the seams."""
 
+COLOR_RADIUS_PX = 2
+"""How far the bicubic enlargement of the color beside the luma looks."""
+
 DEFAULT_TILE_PX = 512
 """Side of a tile in pixels of the output; a x4 network gets tiles of 256, its overlap would eat smaller ones."""
 
@@ -37,7 +40,8 @@ def default_overlap(signature: Signature) -> int:
     """Returns the context of a tile on each inner side, in input pixels."""
     if signature.radius is None or signature.radius > MAX_EXACT_RADIUS_PX:
         return LARGE_OVERLAP_PX
-    return signature.radius
+    enlarges_color = signature.color == "luma" and signature.scale > 1
+    return max(signature.radius, COLOR_RADIUS_PX) if enlarges_color else signature.radius
 
 
 def default_tile(signature: Signature) -> int:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.special import log_ndtr
 
 from dni_deploy.errors import MismatchError
-from dni_deploy.imaging.frames import Frame, to_network
+from dni_deploy.imaging.frames import BLUE_WEIGHT, RED_WEIGHT, Frame, to_network
 from dni_deploy.signature import Signature
 
 Array = NDArray[np.float64]
@@ -21,6 +21,9 @@ PERTURBATION = 1.0
 removing."""
 
 MIN_VALUE, MAX_VALUE = 0.0, 255.0
+
+LUMA_NOISE = float(np.linalg.norm((RED_WEIGHT, 1 - RED_WEIGHT - BLUE_WEIGHT, BLUE_WEIGHT)))
+"""The noise of luma where that of the three colors is 1 and independent."""
 
 
 class SureEstimator:
@@ -52,6 +55,8 @@ class SureEstimator:
                 "Without a reference only a denoiser can be judged, by the noise that it leaves; "
                 f"this network enlarges by {signature.scale}. Give --reference."
             )
+        if signature.color == "luma":  # of independent noise in three channels
+            sigma *= LUMA_NOISE
         self._variance = sigma**2
         self._signature = signature
         self._units_per_level = (signature.high - signature.low) / 255

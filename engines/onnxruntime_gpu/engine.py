@@ -31,6 +31,7 @@ from engines.cuda.device_frame import CudaArray
 from engines.cuda.frame_buffers import FrameRenderer
 from engines.cuda.layout import DeviceLayout
 from engines.cuda.members import DeviceMembers
+from engines.frame_conversion import render_on_host
 from engines.interface import EngineOptions
 from engines.lowering.gpu import LoweredGraph
 from engines.lowering.weights_as_inputs import weights_as_inputs
@@ -176,6 +177,8 @@ class BoundEngine:
         Returns:
             As `Engine.render`; for an array on the GPU a DeviceFrame (see engines/cuda/device_frame.py).
         """
+        if signature.color == "luma":  # the kernels know channels
+            return render_on_host(lambda x: self.infer(slot, x), frame, signature)
         with self._slot_locks[slot] if self.replay else nullcontext(), self._device_context():
             return self._frame_renderer.render(frame, signature, lambda: self._lock_network(slot))
 

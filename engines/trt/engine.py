@@ -28,6 +28,7 @@ from engines.cuda.device_frame import CudaArray
 from engines.cuda.frame_buffers import FrameRenderer
 from engines.cuda.layout import DeviceLayout
 from engines.cuda.members import DeviceMembers
+from engines.frame_conversion import render_on_host
 from engines.interface import EngineOptions
 from engines.trt.execution_contexts import ExecutionContexts
 from engines.trt.library import Library
@@ -195,6 +196,8 @@ class TensorRTEngine(ABC, Generic[BufferSet]):
         Returns:
             As `Engine.render`; for an array on the GPU a DeviceFrame (see engines/cuda/device_frame.py).
         """
+        if signature.color == "luma":  # the kernels know channels
+            return render_on_host(lambda x: self.infer(slot, x), frame, signature)
         self._require_device()
         with self._device_context(), _mark_failures(self._buffer_sets[slot]):
             return self._frame_renderer.render(frame, signature, lambda: self._lock_runner(slot))

@@ -13,12 +13,14 @@ from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 import dni_deploy as dni
+from dni_deploy.api import export as export_module
 from dni_deploy.api.export import export
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.calibration.alignment import permute_tensors
 from dni_deploy.calibration.channel_groups import find_channel_groups
 from dni_deploy.cli.main import main
 from dni_deploy.errors import CheckpointError, MismatchError, UsageError
+from dni_deploy.signature import Signature
 from exporters import export_network as module
 from exporters.export_graph import ExportedGraph
 from tests.support.exported_network import export_pico, seeded_input
@@ -146,6 +148,32 @@ def test_invalid_options_write_nothing(options: dict[str, Any], words: str, stat
 def test_residual_needs_an_output_as_large_as_the_input(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--residual needs an output as large"):
         export(family(pico_family("compact_x2", 2)), tmp_path / "d.dni", residual=True)
+
+
+@pytest.mark.parametrize(
+    ("signature", "architecture", "color", "expected"),
+    [
+        (Signature(1, 1), "srcnn", None, "luma"),
+        (Signature(1, 1, scale=2), "onnx", None, "luma"),
+        (Signature(1, 1), "dncnn", None, "channels"),
+        (Signature(1, 1), "dncnn", "luma", "luma"),
+        (Signature(1, 1, scale=2), "compact", "channels", "channels"),
+        (Signature(), "srcnn", None, "channels"),
+        (Signature(kind="latent"), "dcgan", None, "channels"),
+    ],
+)
+def test_networks_of_one_channel_that_enlarge_get_luma(
+    signature: Signature, architecture: str, color: Any, expected: str
+) -> None:
+    assert export_module._choose_color(signature, architecture, color).color == expected
+
+
+def test_luma_is_for_networks_of_one_channel(states: list[State], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--color luma is for networks of one channel; dncnn goes from 3 to 3"):
+        export(family(states), tmp_path / "d.dni", color="luma")
+    with pytest.raises(UsageError, match='The color is "luma" or "channels"'):
+        export(family(states), tmp_path / "d.dni", color="hue")  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
 
 
 def test_members_of_two_architectures_write_nothing(states: list[State], tmp_path: Path) -> None:

@@ -68,6 +68,15 @@ def test_every_kind_is_read_or_has_advice() -> None:
         assert bool(kind.pillow_name) != bool(kind.advice)
 
 
+def test_a_tga_file_of_the_first_version_has_only_its_header() -> None:
+    header = struct.pack("<BBBHHBHHHHBB", 0, 0, 2, 0, 0, 0, 0, 0, 40, 32, 24, 0)
+    kind = identify_file(header + bytes(40 * 32 * 3))
+    assert kind is not None
+    assert kind.name == "a TGA image"
+    assert identify_file(bytes(100)) is None
+    assert identify_file(header[:17]) is None
+
+
 def test_text_is_no_netpbm() -> None:
     assert identify_file(b"P3 is the third one") is not None  # Pillow refuses it
     assert identify_file(b"P3rhaps") is None
@@ -111,8 +120,8 @@ PHOTO = np.kron(np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.ui
         ("magick {source} {made}", "psd"),
         ("magick {source} {made}", "fits"),
         ("magick {source} pam:{made}", "pam"),
-        ("magick {source} {made}", "pdf"),
-        ("magick {source} eps:{made}", "eps"),
+        ("rsvg-convert -f pdf source.svg -o {made}", "pdf"),
+        ("rsvg-convert -f eps source.svg -o {made}", "eps"),
         ("magick {source} {made}", "jp2"),
         ("heif-enc {source} -o {made}", "heic"),
         ("cjxl {source} {made}", "jxl"),
@@ -140,8 +149,10 @@ def test_what_the_message_advises_works(tmp_path: Path, make: str, suffix: str) 
     source, made = tmp_path / "source.png", tmp_path / f"in.{suffix}"
     Image.fromarray(PHOTO).save(source)
     made_by: set[str] = set()
+    drawing = '<svg xmlns="http://www.w3.org/2000/svg" width="40" height="32"><rect width="9" height="9"/></svg>'
+    (tmp_path / "source.svg").write_text(drawing)
     if make == "svg":
-        made.write_text('<svg xmlns="http://www.w3.org/2000/svg" width="40" height="32"><rect width="9" height="9"/></svg>')
+        made.write_text(drawing)
     else:
         command = make.format(source=source.name, made=made.name)
         made_by = {command, command.replace("magick", "convert")}
