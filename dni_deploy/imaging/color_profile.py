@@ -145,7 +145,7 @@ class _Reader:
 
     def from_icc(self, icc: bytes | None) -> ColorProfile | None:
         """Takes an embedded profile if it is whole and for these pixels."""
-        if not icc:
+        if not icc or not isinstance(icc, bytes):
             return None
         try:
             kind = read_pixel_kind(icc)

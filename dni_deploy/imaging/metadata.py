@@ -218,8 +218,7 @@ def read_metadata(
     if isinstance(comment, bytes) and comment and source.format != "PNG":
         texts.append(PngText("Comment", _decode(comment)))
     xmp = raw_profiles.get("xmp") or source.info.get("xmp") or (tags.data(XMP) if tags is not None else None)
-    if isinstance(xmp, bytes) and xmp:
-        xmp = _check_xmp(xmp, notes)
+    xmp = _check_xmp(xmp, notes) if isinstance(xmp, bytes) and xmp else None
     iptc = raw_profiles.get("iptc")
     if source.format == "TIFF" and tags is not None:
         iptc = tags.data(IPTC) or find_photoshop_iptc(tags.data(PHOTOSHOP) or b"")
@@ -231,7 +230,7 @@ def read_metadata(
     dpi, aspect = _read_resolution(source, chunks, tags)
     if aspect is not None:
         notes.append(f"the pixels are not square ({aspect[0]}:{aspect[1]}), which the output does not say")
-    return Metadata(exif, xmp or None, iptc, dpi, tuple(texts)), notes
+    return Metadata(exif, xmp, iptc, dpi, tuple(texts)), notes
 
 
 def read_exif_block(source: ImageSource, chunks: Sequence[PngChunk]) -> bytes | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 
 CRITICAL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"acTL", b"fcTL", b"fdAT"})
@@ -18,9 +19,15 @@ TIFF_PIXEL_TAGS = frozenset(
 JPEG_PIXEL_SEGMENTS = frozenset({0xE0, 0xEE})
 """The application segments that say how the colors are stored: JFIF and Adobe."""
 
+AVIF_EXIF_ITEM = re.compile(rb"(infe(?:\x02.{7}|\x03.{9}))Exif", re.DOTALL)
+"""The entry of an item list that says that the item is EXIF; of a type that decoders do not know, it is passed over.
+
+Source: ISO 14496-12, 8.11.6.
+"""
+
 
 def remove_metadata(data: bytes) -> bytes | None:
-    """Removes what a PNG, JPEG or TIFF file holds beside its pixels.
+    """Removes what a PNG, JPEG or TIFF file holds beside its pixels, and EXIF from an AVIF file.
 
     Args:
         data: The file.
@@ -35,6 +42,8 @@ def remove_metadata(data: bytes) -> bytes | None:
             return _remove_jpeg_segments(data)
         if data[:4] in (b"II*\0", b"MM\0*"):
             return _remove_tiff_tags(data)
+        if data[4:8] == b"ftyp":
+            return AVIF_EXIF_ITEM.sub(rb"\1skip", data)
     except (struct.error, IndexError):
         pass
     return None
