@@ -57,6 +57,7 @@ if TYPE_CHECKING:  # what a type checker sees; importing the standard library's 
     from dni_deploy.errors import RefusedError as RefusedError
     from dni_deploy.errors import UnavailableError as UnavailableError
     from dni_deploy.errors import UsageError as UsageError
+    from dni_deploy.notebook import widget as widget
     from dni_deploy.session.options import SessionOptions as SessionOptions
     from dni_deploy.session.session import Session as Session
     from dni_deploy.session.session import open_session as open_session
@@ -85,6 +86,7 @@ _NAMES_BY_MODULE = {
     "control.shared_alpha": "SharedAlpha",
     "errors": "DniError UsageError CoefficientsError InputError CheckpointError BundleError ImageFileError MismatchError "
     "RefusedError LimitError UnavailableError PartialResultError BusyError EngineError",
+    "notebook": "widget",
     "session.options": "SessionOptions",
     "session.session": "Session open_session",
     "signature": "Signature",

@@ -164,6 +164,14 @@ def round_pixels(pixels: NDArray[np.float32], dtype: DTypeLike = np.uint8) -> ND
     return out
 
 
+def to_8_bits(frame: AnyFrame) -> Frame:
+    """Rounds a frame to 8 bits, white to white; a frame of 8 bits is returned as it is."""
+    if frame.dtype == np.uint8:
+        return frame.view(np.uint8)
+    factor = np.float32(255.0 / WHITE_LEVELS[frame.dtype])
+    return round_pixels(np.multiply(frame.transpose(2, 0, 1), factor, dtype=np.float32))
+
+
 _FRAME_RULE = "A frame is a uint8, uint16 or float32 array (height, width, 3), RGB"
 
 

@@ -17,10 +17,10 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ from dni_deploy.blending.group_rules import AlphaRules, Rules
 from dni_deploy.blending.variance_guard import VarianceGuard, list_variance_names
 from dni_deploy.blending.weight_groups import WeightGroups
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.errors import CoefficientsError, EngineError, UsageError
+from dni_deploy.errors import CoefficientsError, DniError, EngineError, UsageError
 from dni_deploy.imaging.frames import AnyFrame, check_frame, check_signature, to_pixels
 from dni_deploy.imaging.rendered import RenderedFrame, RenderedPixels
 from dni_deploy.network_controls import ControlValues
@@ -79,8 +79,14 @@ class Session:
         change_seconds: Time of the newest change of alpha in the engine, blend and refit together; on a GPU and without
             `async_refit`, the time to enqueue them.
 
-    Thread safety: any thread may call any method but `close`.
+    Thread safety: any thread may call any method but `close`. A session belongs to its process: it cannot be pickled.
     """
+
+    __slots__ = (
+        "__weakref__", "_closed", "_finalizer", "_load_groups", "_refitter", "_ring", "_state_lock", "_variance_guard",
+        "_weight_groups", "change_seconds", "engine", "engine_reason", "members", "signature",
+    )  # fmt: skip
+    # Slots, so that `session.alfa = 0.3` is an error and not a slider that does nothing.
 
     def __init__(
         self,
@@ -140,7 +146,8 @@ class Session:
         """The newest coefficients that were set, of all weights that no rule governs.
 
         Assigning validates at once; the blend happens when the next frame begins (with `async_refit`: now, beside the frames),
-        and the last assignment counts. It raises CoefficientsError; the coefficients then stay as they were.
+        and the last assignment counts. It raises CoefficientsError, and EngineError where the session is closed; the coefficients
+        then stay as they were.
         """
         return self._refitter.requested_value.coefficients
 
@@ -183,6 +190,7 @@ class Session:
             self._request_state(self._parse_state(None, values))
 
     def _request_state(self, state: RenderState) -> None:
+        self._check_open()
         if state != self._refitter.requested_value:
             self._refitter.request(state)
 
@@ -409,6 +417,24 @@ class Session:
                 self._refitter.close()
             if finalizer is not None:
                 self.engine.close()
+
+    def __repr__(self) -> str:
+        return f"<Session closed, {self.alpha}>" if self._closed else f"<Session {self.alpha} on {self.engine.name}>"
+
+    def _repr_html_(self) -> str:
+        """Shows a notebook what the session is, and a photograph rendered with its alpha."""
+        from dni_deploy.imaging.html import format_html, read_sample  # Pillow, which frames do not need
+
+        picture = None
+        if not self._closed and self.signature.takes_frames:
+            with suppress(DniError):  # what cannot be rendered is no reason to show nothing
+                picture = self(read_sample())
+        return format_html(repr(self), self.alpha, picture)
+
+    def __reduce__(self) -> NoReturn:
+        raise UsageError(
+            "A session belongs to its process and cannot be pickled; open one in each process, from the bundle's path."
+        )
 
     def __enter__(self) -> Session:
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import pickle
 import subprocess
 import sys
 import threading
@@ -604,3 +605,31 @@ def test_frames_in_device_memory_go_to_the_engine_as_they_are() -> None:
 def test_an_engine_on_the_cpu_refuses_frames_in_device_memory(session: Session) -> None:
     with pytest.raises(UsageError, match="got DeviceFrame"):
         session(DeviceFrame())  # type: ignore[arg-type]
+
+
+# ----- what a mistake gets
+
+
+def test_an_unknown_attribute_is_an_error_and_not_a_slider_that_does_nothing(session: Session) -> None:
+    with pytest.raises(AttributeError, match="alfa"):
+        session.alfa = 0.3  # type: ignore[attr-defined]
+
+
+def test_a_closed_session_takes_no_settings(bundle: Bundle) -> None:
+    session = open_session(bundle, threads=1)
+    session.close()
+    with pytest.raises(EngineError, match="closed"):
+        session.alpha = [0, 1, 0]
+    with pytest.raises(EngineError, match="closed"):
+        session.rules = ["norm:*=1,0,0"]
+    assert session.alpha.values == (1.0, 0.0, 0.0)
+
+
+def test_a_session_cannot_be_pickled(session: Session) -> None:
+    with pytest.raises(UsageError, match="open one in each process"):
+        pickle.dumps(session)
+
+
+def test_a_bundle_is_shown_in_one_line_and_can_be_pickled(bundle: Bundle) -> None:
+    assert repr(bundle).endswith("x.dni: a, b, c of hand>")
+    assert pickle.loads(pickle.dumps(bundle)) == bundle
