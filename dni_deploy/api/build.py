@@ -12,7 +12,7 @@ from typing import Any
 from dni_deploy.api.calibrate import CalibrationReport, calibrate
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import UsageError, escape_name
-from dni_deploy.imaging.image_file import Paths, as_path_list
+from dni_deploy.imaging.image_paths import Paths, as_path_list
 from dni_deploy.utils.log_duration import log_duration
 from dni_deploy.utils.progress import OptionalProgress
 from engines.default_profile import make_profile

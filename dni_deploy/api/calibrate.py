@@ -18,7 +18,7 @@ from dni_deploy.calibration.batch_norm import BatchNormShift
 from dni_deploy.calibration.score import MethodScore
 from dni_deploy.errors import MismatchError, UsageError, escape_name
 from dni_deploy.imaging.crops import CropSource, read_crops
-from dni_deploy.imaging.image_file import Paths, list_images
+from dni_deploy.imaging.image_paths import Paths, list_images
 from dni_deploy.signature import Signature
 from dni_deploy.utils.log_duration import log_duration
 from dni_deploy.utils.optional_packages import import_optional

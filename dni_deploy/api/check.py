@@ -35,7 +35,8 @@ from dni_deploy.compatibility.trial import PairMeasurements, format_pair_name, m
 from dni_deploy.compatibility.verdict import VERDICTS, PairEvidence, judge_pair
 from dni_deploy.errors import InputError, LimitError, MismatchError, UnavailableError, UsageError, escape_name
 from dni_deploy.imaging.frames import Frame
-from dni_deploy.imaging.image_file import Paths, list_images, read_image
+from dni_deploy.imaging.image_file import read_image
+from dni_deploy.imaging.image_paths import Paths, list_images
 from dni_deploy.utils.atomic_write import check_outputs, write_bytes_atomically
 from dni_deploy.utils.optional_packages import import_optional
 from dni_deploy.utils.progress import OptionalProgress

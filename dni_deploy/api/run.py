@@ -15,7 +15,9 @@ from dni_deploy.blending.group_rules import AppliedRule
 from dni_deploy.blending.preset import Preset
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import DniError, InputError, PartialResultError, UsageError, escape_name
-from dni_deploy.imaging.image_file import Paths, as_path_list, list_folder_images, output_format, read_image, write_image
+from dni_deploy.imaging.image_file import read_image, write_image
+from dni_deploy.imaging.image_formats import output_format
+from dni_deploy.imaging.image_paths import Paths, as_path_list, list_folder_images
 from dni_deploy.imaging.tiling import count_tiles
 from dni_deploy.session.options import SessionOptions
 from dni_deploy.session.session import Session, open_session

@@ -15,7 +15,7 @@ from dni_deploy.bundle.slider import PerceptualSlider
 from dni_deploy.bundle.writer import store_slider
 from dni_deploy.errors import MismatchError, UsageError, escape_name
 from dni_deploy.imaging.frames import Frame
-from dni_deploy.imaging.image_file import Paths, list_images
+from dni_deploy.imaging.image_paths import Paths, list_images
 from dni_deploy.imaging.metrics.ciede2000 import compute_color_difference, to_lab
 from dni_deploy.session.options import SessionOptions
 from dni_deploy.session.session import Session, open_session

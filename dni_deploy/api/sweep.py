@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import MismatchError, UsageError, escape_name
 from dni_deploy.imaging.frames import Frame
-from dni_deploy.imaging.image_file import ImageFile, output_format, read_image, write_image
+from dni_deploy.imaging.image_file import ImageFile, read_image, write_image
+from dni_deploy.imaging.image_formats import output_format
 from dni_deploy.imaging.metrics.psnr import psnr
 from dni_deploy.reports.page import check_page_name
 from dni_deploy.reports.sweep import (

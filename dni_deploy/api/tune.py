@@ -16,7 +16,7 @@ from pathlib import Path
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import UsageError, escape_name
 from dni_deploy.imaging.frames import Frame
-from dni_deploy.imaging.image_file import Paths, as_path_list, list_images
+from dni_deploy.imaging.image_paths import Paths, as_path_list, list_images
 from dni_deploy.imaging.metrics.psnr import format_db
 from dni_deploy.imaging.metrics.registry import Metric, find_metric
 from dni_deploy.imaging.noise import estimate_noise

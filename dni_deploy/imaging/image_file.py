@@ -6,11 +6,10 @@ import io
 import os
 import stat
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Union
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,27 +18,12 @@ from PIL.ImageFile import ImageFile as PillowImageFile
 
 from dni_deploy.errors import DniError, ImageFileError, InputError, LimitError, UsageError, escape_name
 from dni_deploy.imaging.frames import Frame
+from dni_deploy.imaging.image_formats import IMAGE_FORMATS, ImageFormat, output_format
+from dni_deploy.imaging.transparency import fill_hidden_colors, resize_transparency
 from dni_deploy.utils.atomic_write import write_bytes_atomically
-
-FORMAT_BY_SUFFIX = {
-    ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP",
-}  # fmt: skip
-"""What is read and written, by suffix. Reading goes by content; the list keeps every other decoder of Pillow out of reach."""
 
 MAX_OUTPUT_PIXELS = 10**8
 """Largest output in pixels; the header is read before anything is decoded."""
-
-ENCODER_OPTIONS: dict[str, dict[str, object]] = {
-    "PNG": {},
-    "JPEG": {"quality": 95, "subsampling": 0},  # 4:4:4: color at full size, or fine detail bleeds
-    "WEBP": {"lossless": True, "exact": True},  # exact: colors under transparent pixels stay
-    "TIFF": {"compression": "tiff_deflate"},
-    "BMP": {},
-}
-
-MAX_SIDE_PX = {"JPEG": 65_500, "WEBP": 16_383}
-
-FORMATS_WITH_TRANSPARENCY = frozenset({"PNG", "WEBP", "TIFF"})
 
 EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
 
@@ -64,10 +48,7 @@ class ImageFile:
 
     def with_pixels(self, rgb: Frame) -> ImageFile:
         """Returns the same image with new colors; the transparency is resized (bicubic) only if the size differs."""
-        alpha = self.alpha
-        if alpha is not None and alpha.shape != rgb.shape[:2]:
-            resized = Image.fromarray(alpha).resize((rgb.shape[1], rgb.shape[0]), Image.Resampling.BICUBIC)
-            alpha = np.array(resized)
+        alpha = None if self.alpha is None else resize_transparency(self.alpha, *rgb.shape[:2])
         return replace(self, rgb=rgb, alpha=alpha)
 
 
@@ -111,44 +92,56 @@ def write_image(path: str | os.PathLike[str], image_file: ImageFile, *, force: b
         UsageError: The file exists without `force`, its suffix is unknown, or its format has no transparency and the image has.
         LimitError: A side is too long for the format, or there is no room on the disk.
     """
-    file_format = output_format(path)
+    write_bytes_atomically(path, encode_image(image_file, require_format(path, image_file)), force=force)
+
+
+def require_format(path: str | os.PathLike[str], image_file: ImageFile) -> ImageFormat:
+    """Checks that the format that a path's suffix stands for can hold an image.
+
+    Returns:
+        The format.
+
+    Raises:
+        UsageError: The suffix is unknown, or its format has no transparency and the image has.
+        LimitError: A side is too long for the format.
+    """
+    image_format = output_format(path)
     height, width = image_file.rgb.shape[:2]
-    if max(height, width) > MAX_SIDE_PX.get(file_format, 2**31 - 1):
+    if max(height, width) > image_format.max_side_px:
         raise LimitError(
-            f"A {file_format} file holds at most {MAX_SIDE_PX[file_format]} pixels a side, {escape_name(path)} would have "
+            f"A {image_format.name} file holds at most {image_format.max_side_px} pixels a side, {escape_name(path)} would have "
             f"{width}x{height}; write .png or .tif. Nothing was written."
         )
-    if image_file.alpha is not None and file_format not in FORMATS_WITH_TRANSPARENCY:
+    if image_file.alpha is not None and not image_format.has_transparency:
         raise UsageError(
-            f"The image has transparency, and a {file_format} file ({escape_name(path)}) has none; write .png, .webp or .tif. "
-            "Nothing was written."
+            f"The image has transparency, and a {image_format.name} file ({escape_name(path)}) has none; write .png, .webp or "
+            ".tif. Nothing was written."
         )
+    return image_format
+
+
+def encode_image(image_file: ImageFile, image_format: ImageFormat, options: Mapping[str, object] | None = None) -> bytes:
+    """Encodes an image; it touches nothing else, so a thread of its own may do it.
+
+    Args:
+        image_file: What to encode; the format can hold it (`require_format`).
+        image_format: The format.
+        options: Options of Pillow's encoder that replace those of the format.
+
+    Returns:
+        The content of the file.
+    """
     pixels = image_file.rgb
     image = Image.fromarray(np.rint(pixels.mean(axis=2)).astype(np.uint8) if image_file.is_gray else pixels)
     if image_file.alpha is not None:
         image.putalpha(Image.fromarray(image_file.alpha))
-    options = dict(ENCODER_OPTIONS[file_format])
-    has_no_gray = file_format == "WEBP"  # a gray profile would not fit its RGB pixels
-    if image_file.icc is not None and file_format != "BMP" and not (image_file.is_gray and has_no_gray):
-        options["icc_profile"] = image_file.icc
+    encoder_options = {**image_format.encoder_options, **(options or {})}
+    # A gray profile would not fit the RGB pixels of a format without gray.
+    if image_file.icc is not None and image_format.has_profile and (image_format.has_gray or not image_file.is_gray):
+        encoder_options["icc_profile"] = image_file.icc
     buffer = io.BytesIO()
-    image.save(buffer, file_format, **options)
-    write_bytes_atomically(path, buffer.getvalue(), force=force)
-
-
-def output_format(path: str | os.PathLike[str]) -> str:
-    """Returns the format that a suffix stands for, as Pillow names it.
-
-    Raises:
-        UsageError: The suffix is none of FORMAT_BY_SUFFIX.
-    """
-    suffix = Path(path).suffix.lower()
-    if suffix not in FORMAT_BY_SUFFIX:
-        raise UsageError(
-            f"{escape_name(path)} ends in {escape_name(suffix)!r}, which names no image format; "
-            f"use one of {', '.join(FORMAT_BY_SUFFIX)}. Nothing was written."
-        )
-    return FORMAT_BY_SUFFIX[suffix]
+    image.save(buffer, image_format.name, **encoder_options)
+    return buffer.getvalue()
 
 
 @contextmanager
@@ -175,7 +168,7 @@ def open_image(path: Path) -> Iterator[Image.Image]:
     with file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # our own messages say what Pillow would about size and metadata
         try:
-            yield Image.open(file, formats=tuple(dict.fromkeys(FORMAT_BY_SUFFIX.values())))
+            yield Image.open(file, formats=tuple(image_format.name for image_format in IMAGE_FORMATS))
         except DniError:
             raise
         except (Image.DecompressionBombError, MemoryError) as error:
@@ -253,7 +246,10 @@ def _to_image_file(image: Image.Image, notes: list[str]) -> ImageFile:
         image, note = _cmyk_to_rgb(image, icc)
         notes.append(note)
         icc = None
-    return ImageFile(np.array(image.convert("RGB")), alpha, icc, mode in ("1", "L", "LA"), tuple(notes))
+    rgb: Frame = np.array(image.convert("RGB"))
+    if alpha is not None:
+        rgb = fill_hidden_colors(rgb, alpha)
+    return ImageFile(rgb, alpha, icc, mode in ("1", "L", "LA"), tuple(notes))
 
 
 def _cmyk_to_rgb(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, str]:
@@ -265,42 +261,3 @@ def _cmyk_to_rgb(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, st
         if converted is not None:
             return converted, "CMYK was converted to sRGB by the embedded profile"
     return image.convert("RGB"), "CMYK was converted to RGB without a profile; colors are approximate"
-
-
-Paths = Union[str, "os.PathLike[str]", Sequence[Union[str, "os.PathLike[str]"]]]
-"""One, or several."""
-
-
-def as_path_list(paths: Paths) -> list[Path]:
-    """Converts one path or several to a list."""
-    return [Path(paths)] if isinstance(paths, (str, os.PathLike)) else [Path(path) for path in paths]
-
-
-def list_images(paths: Paths) -> list[Path]:
-    """Lists image files: each path itself, or the images in it where it is a folder.
-
-    Raises:
-        InputError: As `list_folder_images`.
-    """
-    return [file for path in as_path_list(paths) for file in (list_folder_images(path)[0] if path.is_dir() else [path])]
-
-
-def list_folder_images(folder: Path) -> tuple[list[Path], int]:
-    """Lists the images directly in a folder, by name; hidden files do not count.
-
-    Returns:
-        The images, and how many of the folder's files are none by their suffix.
-
-    Raises:
-        InputError: The folder cannot be read, or holds no image.
-    """
-    try:
-        files = sorted(entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith("."))
-    except OSError as error:
-        raise InputError(f"The folder {escape_name(folder)} cannot be read ({error.strerror}).") from error
-    images = [file for file in files if file.suffix.lower() in FORMAT_BY_SUFFIX]
-    if not images:
-        raise InputError(
-            f"The folder {escape_name(folder)} holds no image ({', '.join(FORMAT_BY_SUFFIX)}); its own folders are not entered."
-        )
-    return images, len(files) - len(images)

@@ -14,7 +14,7 @@ import numpy as np
 from dni_deploy.alpha.timeline import AlphaSource
 from dni_deploy.errors import InputError, MismatchError, escape_name
 from dni_deploy.imaging.frames import AnyFrame
-from dni_deploy.imaging.image_file import FORMAT_BY_SUFFIX
+from dni_deploy.imaging.image_formats import READABLE_SUFFIXES
 from dni_deploy.imaging.rendered import RenderedFrame
 from dni_deploy.session.session import Session
 from dni_deploy.spatial.alpha_map import DEFAULT_LEVELS, AlphaMap, AlphaMapOptions
@@ -35,7 +35,7 @@ MAX_GRAY_SPREAD = 24
 
 def is_video_path(path: Path) -> bool:
     """Returns whether a map is a video by its name: every name but those of images."""
-    return path.suffix.lower() not in FORMAT_BY_SUFFIX
+    return path.suffix.lower() not in READABLE_SUFFIXES
 
 
 class AlphaMapVideo:

@@ -11,7 +11,8 @@ import numpy as np
 
 from dni_deploy.errors import InputError, MismatchError, UsageError, escape_name
 from dni_deploy.imaging.frames import Frame
-from dni_deploy.imaging.image_file import list_images, read_image
+from dni_deploy.imaging.image_file import read_image
+from dni_deploy.imaging.image_paths import list_images
 from dni_deploy.signature import Signature
 
 DEFAULT_CROP_PX = 256

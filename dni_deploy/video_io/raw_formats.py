@@ -15,6 +15,7 @@ from dni_deploy.errors import InputError, LimitError, PartialResultError, UsageE
 from dni_deploy.imaging.frames import AnyFrame
 from dni_deploy.imaging.image_file import MAX_OUTPUT_PIXELS
 from dni_deploy.imaging.rendered import RenderedFrame
+from dni_deploy.imaging.transparency import fill_hidden_colors
 from dni_deploy.video_io.pipe import ReadableFile, read_whole
 
 
@@ -200,7 +201,8 @@ class PackedFormat:
             native = pixels.astype(layout.dtype.newbyteorder("="), copy=False)
             index = layout.transparency_index
             rgb = native if layout.channels == "RGB" else np.ascontiguousarray(native[..., layout.rgb_order])
-            yield RawFrame(rgb, transparency=None if index is None else native[..., index])
+            transparency = None if index is None else native[..., index]
+            yield RawFrame(rgb if transparency is None else fill_hidden_colors(rgb, transparency), transparency=transparency)
             count += 1
 
     def encode_frame(self, frame: RawFrame, rendered: RenderedFrame) -> NDArray[np.uint8]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from dni_deploy.errors import InputError, LimitError, escape_name
 from dni_deploy.imaging.frames import AnyFrame
+from dni_deploy.imaging.transparency import fill_hidden_colors
 from dni_deploy.video_io.color import ColorConverter
 from dni_deploy.video_io.decoder import DecodeFunction, make_decode_function
 from dni_deploy.video_io.deinterlace import Deinterlacer
@@ -100,7 +101,7 @@ class VideoReader:
         is_skipped: Tells of the number of a good frame whether it is decoded and not given.
         options: How the file is read.
         keeps_depth: Frames of more than 8 bits become uint16; else all are uint8.
-        keeps_transparency: Frames have their transparency.
+        keeps_transparency: Frames have their transparency, and colors under it that nobody sees are replaced.
         dropped_frames: What was lost; complete after the last frame.
 
     Thread safety: For one thread.
@@ -142,9 +143,10 @@ class VideoReader:
                 if not self.is_skipped(index):
                     orientation = self.video_file.orientation
                     transparency = converter.read_transparency(frame) if self.keeps_transparency else None
-                    if transparency is not None:
-                        transparency = orientation.apply(transparency)
                     rgb: NDArray[Any] = to_rgb(frame)
+                    if transparency is not None:
+                        rgb = fill_hidden_colors(rgb, transparency)
+                        transparency = orientation.apply(transparency)
                     yield DecodedFrame(index, pts, duration, orientation.apply(rgb), transparency)
                 index += 1
         if self.dropped_frames.has_losses and self.video_file.part is None:

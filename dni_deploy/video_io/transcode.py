@@ -9,14 +9,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import numpy as np
 from av.video.format import VideoFormat
 from numpy.typing import NDArray
-from PIL import Image
 
 from dni_deploy.errors import EngineError, InputError, LimitError, escape_name
 from dni_deploy.imaging.frames import AnyFrame
 from dni_deploy.imaging.rendered import RenderedFrame
+from dni_deploy.imaging.transparency import resize_transparency
 from dni_deploy.utils.atomic_write import DISK_FULL_ERRNOS
 from dni_deploy.utils.progress import OptionalProgress, report_progress
 from dni_deploy.video_io.color import component_bits, has_transparency
@@ -145,7 +144,7 @@ def transcode_segments(
         next_number = decoded.number + 1
         alpha = FrameAlphaRecord(find_seconds(decoded), rendered.generation + generation_offset, rendered.coefficients.values)
         progress_meter.count_frame()
-        transparency = None if decoded.transparency is None else resize_transparency(decoded.transparency, output_shape[:2])
+        transparency = None if decoded.transparency is None else resize_transparency(decoded.transparency, *output_shape[:2])
         return ProcessedFrame(decoded.number, decoded.pts, decoded.duration, rendered.output, alpha, transparency)
 
     run_pipeline(
@@ -191,20 +190,6 @@ def _close_segment(job: VideoJob, writer: SegmentWriter, encoder: Encoder) -> No
     for packet in encoder.flush():
         writer.add_packet(packet)
     job.add_segment(writer.close())
-
-
-def resize_transparency(levels: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
-    """Resizes transparency, bicubic, as for images; the array itself where its size is right.
-
-    Args:
-        levels: uint8 or uint16 (H, W).
-        shape: Height and width.
-    """
-    if levels.shape == shape:
-        return levels
-    image = Image.fromarray(levels if levels.dtype == np.uint8 else levels.astype(np.float32))
-    resized = np.asarray(image.resize((shape[1], shape[0]), Image.Resampling.BICUBIC))
-    return resized if levels.dtype == np.uint8 else np.clip(np.rint(resized), 0, 65535).astype(np.uint16)
 
 
 def _choose_queue_length(frame_bytes: int) -> int:

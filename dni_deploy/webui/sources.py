@@ -15,7 +15,8 @@ import numpy as np
 
 from dni_deploy.errors import DniError, InputError, LimitError, UsageError, escape_name
 from dni_deploy.imaging.frames import Frame
-from dni_deploy.imaging.image_file import FORMAT_BY_SUFFIX, read_image
+from dni_deploy.imaging.image_file import read_image
+from dni_deploy.imaging.image_formats import READABLE_SUFFIXES
 from dni_deploy.imaging.metrics.psnr import psnr
 from dni_deploy.imaging.noise import NOISE_SIGMA, add_noise
 from dni_deploy.utils.optional_packages import import_optional
@@ -83,7 +84,7 @@ def open_frame_source(path: str | os.PathLike[str] | None, max_size: tuple[int, 
         raise InputError(f"{escape_name(source_path)} cannot be read ({reason}).") from error
     if not is_file:
         raise InputError(f"{escape_name(source_path)} is not a file; a source is an image or a video file.")
-    if source_path.suffix.lower() in FORMAT_BY_SUFFIX:
+    if source_path.suffix.lower() in READABLE_SUFFIXES:
         return StillImage(read_image(source_path).rgb, escape_name(source_path.name, 60), max_size)
     video: FrameSource = import_optional("dni_deploy.webui.video_source").LoopedVideo(source_path, max_size)
     return video

@@ -14,15 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from dni_deploy.errors import ImageFileError, InputError, LimitError, UsageError
-from dni_deploy.imaging.image_file import (
-    ImageFile,
-    as_path_list,
-    list_folder_images,
-    list_images,
-    output_format,
-    read_image,
-    write_image,
-)
+from dni_deploy.imaging.image_file import ImageFile, read_image, write_image
 
 
 def pixels(*shape: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -53,16 +45,65 @@ def test_lossless_formats_give_the_same_pixels_back(tmp_path: Path, suffix: str)
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])
 def test_transparency_is_carried_bit_equal(tmp_path: Path, suffix: str) -> None:
     rgb, alpha = pixels(9, 4, 3), pixels(9, 4, seed=1)
-    alpha[:3] = 0  # the colors under transparent pixels count, too
+    alpha[:3] = 0
     write_image(tmp_path / f"a{suffix}", ImageFile(rgb, alpha))
+    with Image.open(tmp_path / f"a{suffix}") as written:  # the colors under transparent pixels are written, too
+        assert np.array_equal(np.asarray(written), np.dstack([rgb, alpha]))
     image = read_image(tmp_path / f"a{suffix}")
     assert np.array_equal(image.alpha, alpha)
-    assert np.array_equal(image.rgb, rgb)
+    assert np.array_equal(image.rgb[alpha > 0], rgb[alpha > 0])
     same = image.with_pixels(rgb // 2)
     assert same.alpha is image.alpha
     doubled = image.with_pixels(rgb.repeat(2, axis=0).repeat(2, axis=1))
     assert doubled.alpha is not None
     assert doubled.alpha.shape == (18, 8)
+
+
+def write_disk(path: Path, mode: str, hidden: int | None) -> None:
+    """Writes a disk with a soft rim over hidden pixels that are all of one value, or random."""
+    y, x = np.mgrid[:24, :28]
+    alpha = np.clip((9.0 - np.hypot(y - 12, x - 14)) * 80, 0, 255).astype(np.uint8)
+    rgb = np.random.default_rng(1).integers(0, 256, (24, 28, 3), dtype=np.uint8)
+    rgb[alpha == 0] = np.random.default_rng(2).integers(0, 256, (int((alpha == 0).sum()), 3)) if hidden is None else hidden
+    if mode == "LA":
+        Image.fromarray(np.dstack([rgb[..., 0], alpha])).save(path)
+    elif mode == "P":  # ten colors, of which the last ones are hidden
+        index = np.where(alpha == 0, 9 if hidden is None else 8, rgb[..., 0] % 8).astype(np.uint8)
+        palette = Image.fromarray(index).convert("P")
+        colors = [(30 * number, 200 - 20 * number, 90) for number in range(8)] + [(hidden or 0,) * 3, (77, 3, 250)]
+        palette.putpalette([level for color in colors for level in color])
+        palette.save(path, transparency=bytes([255] * 6 + [128] * 2 + [0] * 2))
+    elif mode == "RGB":  # one color is transparent
+        key = (255, 0, 255) if hidden is None else (hidden,) * 3
+        rgb[alpha == 0] = key
+        visible = rgb[alpha > 0]
+        visible[(visible == key).all(axis=1)] = (1, 2, 3)
+        rgb[alpha > 0] = visible
+        Image.fromarray(rgb).save(path, transparency=key)
+    else:
+        Image.fromarray(np.dstack([rgb, alpha])).save(path)
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix"), [("RGBA", "png"), ("RGBA", "webp"), ("RGBA", "tif"), ("LA", "png"), ("P", "png"), ("RGB", "png")]
+)
+def test_what_the_network_sees_does_not_depend_on_hidden_colors(tmp_path: Path, mode: str, suffix: str) -> None:
+    """So nor does any pixel of the output, whatever the network and its scale are."""
+    images = []
+    for number, hidden in enumerate((0, 255, 120, None)):
+        path = tmp_path / f"{number}.{suffix}"
+        if suffix == "webp":
+            write_disk(path.with_suffix(".png"), mode, hidden)
+            with Image.open(path.with_suffix(".png")) as image:
+                image.save(path, lossless=True, exact=True)
+        else:
+            write_disk(path, mode, hidden)
+        images.append(read_image(path))
+    assert images[0].alpha is not None
+    assert set(np.unique(images[0].alpha)) > {0}
+    for image in images[1:]:
+        assert np.array_equal(image.alpha, images[0].alpha)
+        assert np.array_equal(image.rgb, images[0].rgb)
 
 
 def test_jpeg_is_written_at_full_color_resolution(tmp_path: Path) -> None:
@@ -122,7 +163,8 @@ def test_palette_one_bit_and_cmyk_images_are_converted_with_a_note(tmp_path: Pat
     palette.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
     palette.save(tmp_path / "p.png", transparency=bytes([255, 0, 128]))
     image = read_image(tmp_path / "p.png")
-    assert image.rgb.tolist() == [[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [0, 255, 0]]]
+    assert image.rgb[0].tolist() == [[255, 0, 0], [170, 0, 85]]  # the second one is hidden
+    assert image.rgb[1].tolist() == [[0, 0, 255], [170, 0, 85]]
     assert image.alpha is not None
     assert image.alpha.tolist() == [[255, 0], [128, 0]]
     assert "palette" in image.notes[0]
@@ -265,22 +307,3 @@ def test_unwritable_images_are_refused(tmp_path: Path) -> None:
     assert (tmp_path / "a.png").read_bytes() == before
     write_image(tmp_path / "a.png", clear, force=True)
     assert read_image(tmp_path / "a.png").alpha is not None
-    assert output_format("X.JPEG") == "JPEG"
-
-
-def test_images_of_a_folder_are_sorted_by_name(tmp_path: Path) -> None:
-    for name in ("b.png", "a.JPG", ".hidden.png", "notes.txt"):
-        (tmp_path / name).write_bytes(b"")
-    (tmp_path / "folder.png").mkdir()
-    paths = [tmp_path / "a.JPG", tmp_path / "b.png"]
-    assert list_folder_images(tmp_path) == (paths, 1)
-    assert list_images(tmp_path) == paths
-    assert list_images([tmp_path / "given.png", tmp_path]) == [tmp_path / "given.png", *paths]
-    assert as_path_list("x.png") == [Path("x.png")]
-
-
-def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds no image"):
-        list_images([tmp_path])
-    with pytest.raises(InputError, match="cannot be read"):
-        list_folder_images(tmp_path / "none")

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dni_deploy.errors import InputError, MismatchError, UsageError
-from dni_deploy.imaging.image_file import list_images
+from dni_deploy.imaging.image_paths import list_images
 from dni_deploy.signature import Signature
 from dni_deploy.tuning.trials import DEFAULT_CROP_PX, pair_with_references, read_test_images
 

@@ -85,11 +85,11 @@ def test_pixels_and_transparency_come_back_as_they_were(layout: str, scale: int)
     raw_format = PackedFormat(io.BytesIO(pixels.tobytes()), scale, "6x4", layout)
     (frame,) = raw_format.read()
     assert frame.rgb.dtype == dtype.newbyteorder("=")
-    for color, channel in zip("RGB", range(3), strict=True):
-        stored = channels.index(color) if color in channels else 0
-        assert np.array_equal(frame.rgb[..., channel], pixels[..., stored])
+    rgb = pixels[..., [channels.index(color) if color in channels else 0 for color in "RGB"]]
+    is_visible = np.ones((4, 6), bool) if frame.transparency is None else frame.transparency > 0
+    assert np.array_equal(frame.rgb[is_visible], rgb[is_visible])
     assert (frame.transparency is None) == ("A" not in channels)
-    output = frame.rgb.repeat(scale, 0).repeat(scale, 1)
+    output = rgb.astype(frame.rgb.dtype).repeat(scale, 0).repeat(scale, 1)
     encoded = raw_format.encode_frame(frame, RenderedFrame(output, 1, Coefficients.one_hot("a", ("a", "b"))))
     assert encoded.tobytes() == pixels.repeat(scale, 0).repeat(scale, 1).tobytes()
 
@@ -101,3 +101,10 @@ def test_gray_of_a_colored_output_is_its_luma() -> None:
     output[:] = (200, 100, 50)
     encoded = raw_format.encode_frame(frame, RenderedFrame(output, 1, Coefficients.one_hot("a", ("a", "b"))))
     assert set(encoded.tolist()) == {124}  # 0.299 * 200 + 0.587 * 100 + 0.114 * 50 = 124.2
+
+
+def test_colors_that_transparency_hides_do_not_reach_the_network() -> None:
+    pixels = np.full((4, 6, 4), 200, np.uint8)
+    pixels[:, 3:] = 0
+    (frame,) = PackedFormat(io.BytesIO(pixels.tobytes()), 1, "6x4", "rgba").read()
+    assert (frame.rgb == 200).all()

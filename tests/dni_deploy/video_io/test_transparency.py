@@ -11,10 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 from dni_deploy.errors import UsageError
+from dni_deploy.imaging.transparency import resize_transparency
 from dni_deploy.video_io.color import ColorConverter, ColorSpec
 from dni_deploy.video_io.matroska import make_packet_with_transparency
 from dni_deploy.video_io.reader import VideoReader
-from dni_deploy.video_io.transcode import resize_transparency
 from dni_deploy.video_io.video_file import open_video_file
 from tests.support.frame_session import Dimmer
 from tests.support.video_clips import RATE, make_frame
@@ -101,15 +101,15 @@ def test_transparency_is_enlarged_with_the_picture(tmp_path: Path, make: Make, e
     source = write_transparent(tmp_path / "in.mov", "qtrle", "argb")
     make(source, tmp_path / "out.mov", codec="qtrle", crf=None, preset=None)
     for number, levels in enumerate(read_levels(tmp_path / "out.mov")):
-        assert np.array_equal(levels, resize_transparency(make_levels(number), (2 * HEIGHT, 2 * WIDTH)))
+        assert np.array_equal(levels, resize_transparency(make_levels(number), 2 * HEIGHT, 2 * WIDTH))
 
 
 def test_deep_transparency_is_resized_as_8_bits_are() -> None:
     levels = make_levels(0)
-    deep = resize_transparency(levels.astype(np.uint16) * 257, (30, 40))
+    deep = resize_transparency(levels.astype(np.uint16) * 257, 30, 40)
     assert deep.dtype == np.uint16
-    assert np.abs(deep / 257 - resize_transparency(levels, (30, 40))).max() <= 1
-    assert resize_transparency(levels, levels.shape) is levels
+    assert np.abs(deep / 257 - resize_transparency(levels, 30, 40)).max() <= 1
+    assert resize_transparency(levels, *levels.shape) is levels
 
 
 def test_a_packet_gets_its_transparency_back() -> None:
