@@ -20,6 +20,7 @@ from PIL import Image
 from dni_deploy.alpha.simplex import with_coefficient
 from dni_deploy.imaging.frames import AnyFrame, to_8_bits
 from dni_deploy.imaging.image_file import read_image
+from dni_deploy.imaging.transparent_frame import join_transparency
 from dni_deploy.session.session import Session
 from dni_deploy.utils.optional_packages import import_optional
 
@@ -48,7 +49,10 @@ def widget(session: Session, picture: Picture) -> Any:
         UsageError: As `Session.render`, like its other errors.
         UnavailableError: ipywidgets is not installed.
     """
-    frame = read_image(picture, scale=session.signature.scale).rgb if isinstance(picture, (str, os.PathLike)) else picture
+    frame: Any = picture
+    if isinstance(picture, (str, os.PathLike)):
+        image_file = read_image(picture, scale=session.signature.scale)
+        frame = image_file.rgb if image_file.alpha is None else join_transparency(image_file.rgb, image_file.alpha)
     ipywidgets = import_optional("ipywidgets")
     image = ipywidgets.Image(format="png")
 

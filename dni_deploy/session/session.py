@@ -35,6 +35,7 @@ from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import CoefficientsError, DniError, EngineError, UsageError
 from dni_deploy.imaging.frames import AnyFrame, check_frame, check_signature, to_pixels
 from dni_deploy.imaging.rendered import RenderedFrame, RenderedPixels
+from dni_deploy.imaging.transparent_frame import join_transparency, split_transparency
 from dni_deploy.network_controls import ControlValues
 from dni_deploy.session.options import SessionOptions
 from dni_deploy.session.ring import FrameRing
@@ -286,8 +287,9 @@ class Session:
         """Renders a frame.
 
         Args:
-            frame: uint8, uint16 or float32 (H, W, 3), RGB; white is 255, 65535 or 1. Read before this returns. On a GPU also an
-                array in its memory, an object with `__cuda_array_interface__`, such as a tensor of PyTorch.
+            frame: uint8, uint16 or float32 (H, W, 3), RGB; white is 255, 65535 or 1. Read before this returns. (H, W, 4), RGBA,
+                gives RGBA; an image of Pillow is taken as such an array. On a GPU also an array in its memory, an object with
+                `__cuda_array_interface__`, such as a tensor of PyTorch.
             alpha: The frame's own alpha, with the rules that are in force: this frame has it, no other one, and `session.alpha`
                 stays. It is refitted if no slot has it; `change_seconds` tells how long that took. None: `session.alpha`.
             controls: The frame's own values of some controls, in the same way. None: `session.controls`.
@@ -303,9 +305,10 @@ class Session:
             MismatchError: The network does not turn frames into frames.
             EngineError: A refit or the engine failed, the output is not finite, or the session is closed.
         """
-        state = self._check_request(frame, alpha, controls)
+        colors, transparency = split_transparency(frame)
+        state = self._check_request(colors, alpha, controls)
         with self._hold_weights(state) as weights:
-            return self._render(frame, weights)
+            return self._render(colors, transparency, weights)
 
     def _check_request(self, frame: AnyFrame, alpha: Alpha | None, controls: ControlValues | None = None) -> RenderState | None:
         if not hasattr(frame, "__cuda_array_interface__"):  # what has it is checked by the engine, which reads it
@@ -315,8 +318,12 @@ class Session:
         self._check_open()
         return state
 
-    def _render(self, frame: AnyFrame, weights: CurrentWeights[RenderState]) -> RenderedFrame:
-        output = self.engine.render(weights.slot, frame, self.signature)
+    def _render(
+        self, colors: AnyFrame, transparency: NDArray[Any] | None, weights: CurrentWeights[RenderState]
+    ) -> RenderedFrame:
+        output = self.engine.render(weights.slot, colors, self.signature)
+        if transparency is not None:
+            output = join_transparency(output, transparency)
         return RenderedFrame(output, weights.generation, weights.value.coefficients)
 
     def _hold_weights(self, state: RenderState | None) -> AbstractContextManager[CurrentWeights[RenderState]]:
@@ -341,9 +348,10 @@ class Session:
         Raises:
             UsageError: As `render`, like CoefficientsError, MismatchError and, for a refit or a closed session, EngineError.
         """
-        state = self._check_request(frame, alpha, controls)
-        source = frame.copy() if isinstance(frame, np.ndarray) else frame
-        return self._ring.submit(lambda: self._hold_weights(state), lambda weights: self._render(source, weights))
+        colors, transparency = split_transparency(frame)
+        state = self._check_request(colors, alpha, controls)
+        source = colors.copy() if isinstance(colors, np.ndarray) else colors
+        return self._ring.submit(lambda: self._hold_weights(state), lambda weights: self._render(source, transparency, weights))
 
     def stream(self, frames: Iterable[AnyFrame], *, alphas: Iterable[Alpha | None] | None = None) -> Iterator[RenderedFrame]:
         """Renders frames in their order, with several under way at once.

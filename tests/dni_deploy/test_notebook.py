@@ -78,7 +78,7 @@ def test_the_sliders_of_a_real_notebook(bundle: Bundle, tmp_path: Path) -> None:
     if not folder:
         pytest.skip("DNI_NOTEBOOK names no folder with ipywidgets")
     pair = write(HAND["conv_bn"](), tmp_path / "pair.dni", 2)
-    picture = np.random.default_rng(0).integers(0, 256, (20, 24, 3), np.uint8)
+    picture = np.random.default_rng(0).integers(0, 256, (20, 24, 4), np.uint8)
     Image.fromarray(picture).save(tmp_path / "in.png")
     decode = "import io, numpy as np; from PIL import Image as I\nshown = lambda w: np.asarray(I.open(io.BytesIO(w.children[-1].value)))"
     cells = [

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 import dni_deploy
 from dni_deploy.alpha.coefficients import Alpha, Coefficients
@@ -633,3 +634,40 @@ def test_a_session_cannot_be_pickled(session: Session) -> None:
 def test_a_bundle_is_shown_in_one_line_and_can_be_pickled(bundle: Bundle) -> None:
     assert repr(bundle).endswith("x.dni: a, b, c of hand>")
     assert pickle.loads(pickle.dumps(bundle)) == bundle
+
+
+# ----- images of Pillow, and transparency
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_a_frame_with_transparency_keeps_it(session: Session, dtype: type) -> None:
+    white = {np.uint8: 255, np.uint16: 65535, np.float32: 1}[dtype]
+    rgba = (np.random.default_rng(1).random((9, 11, 4)) * white).astype(dtype)
+    rgba[..., 3][:, :6] = white
+    rgba[2:5, 7:, 3] = 0
+    output = session(rgba)
+    assert output.dtype == dtype
+    assert np.array_equal(output[..., 3], rgba[..., 3])
+    hidden = rgba[..., 3] == 0
+    other = rgba.copy()
+    other[hidden, :3] = white
+    assert np.array_equal(session.submit(other).result().output[~hidden], output[~hidden])
+    opaque = rgba.copy()
+    opaque[..., 3] = white
+    assert np.array_equal(session(opaque)[..., :3], session(np.ascontiguousarray(rgba[..., :3])))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "LA", "1", "CMYK"])
+def test_an_image_of_pillow_is_taken(session: Session, mode: str) -> None:
+    image = Image.fromarray(frame()).convert(mode)
+    expected = np.asarray(image.convert("RGBA" if mode in ("RGBA", "LA") else "RGB"))
+    output = session(image)
+    assert np.array_equal(output, session(expected))
+    assert output.shape == expected.shape
+
+
+def test_a_16_bit_gray_image_of_pillow_keeps_its_depth(session: Session) -> None:
+    gray = np.random.default_rng(0).integers(0, 65536, (12, 17), dtype=np.uint16)
+    assert np.array_equal(session(Image.fromarray(gray)), session(np.dstack([gray] * 3)))
+    with pytest.raises(UsageError, match="white level"):
+        session(Image.fromarray(gray.astype(np.float32)))
