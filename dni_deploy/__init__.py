@@ -58,6 +58,7 @@ if TYPE_CHECKING:  # what a type checker sees; importing the standard library's 
     from dni_deploy.errors import UnavailableError as UnavailableError
     from dni_deploy.errors import UsageError as UsageError
     from dni_deploy.imaging.image_tasks import ImageFileOptions as ImageFileOptions
+    from dni_deploy.notebook import widget as widget
     from dni_deploy.session.options import SessionOptions as SessionOptions
     from dni_deploy.session.session import Session as Session
     from dni_deploy.session.session import open_session as open_session
@@ -87,6 +88,7 @@ _NAMES_BY_MODULE = {
     "errors": "DniError UsageError CoefficientsError InputError CheckpointError BundleError ImageFileError MismatchError "
     "RefusedError LimitError UnavailableError PartialResultError BusyError EngineError",
     "imaging.image_tasks": "ImageFileOptions",
+    "notebook": "widget",
     "session.options": "SessionOptions",
     "session.session": "Session open_session",
     "signature": "Signature",

@@ -52,9 +52,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "latency": {"session", "engines", "exporters", "video_io", "control", "blending", "bundle", "imaging"},
     "webui": {"session", "control", "alpha", "video_io", "imaging"},
     "vapoursynth": {"session", "control", "bundle", "imaging"},
+    "notebook": {"session", "alpha", "imaging"},
     "api": LIBRARY - {"api"},
     "cli": {"api", "bundle", "blending", "spatial", "imaging", "tuning", "video_io", "webui", "session", "control"},
-    "dni_deploy": {"api", "session", "bundle", "checkpoints", "alpha", "spatial", "control", "video_io", "imaging"},
+    "dni_deploy": {"api", "notebook", "session", "bundle", "checkpoints", "alpha", "spatial", "control", "video_io", "imaging"},
     "__main__": {"cli"},
     "benchmarks": LIBRARY | {"cli", "dni_deploy"},
 }

@@ -23,7 +23,7 @@ from dni_deploy.signature import Signature
 from dni_deploy.utils import onnx_weights
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Bundle:
     """An opened bundle. Nothing but the manifest is held in memory; every read checks the file's SHA-256 again.
 
@@ -82,6 +82,9 @@ class Bundle:
             return cls(folder, Manifest.from_bytes(data), sha256(data).hexdigest())
         except (BundleError, RefusedError) as error:
             raise type(error)(f"{escape_name(folder / MANIFEST_FILE_NAME)}: {error}") from None
+
+    def __repr__(self) -> str:
+        return f"<Bundle {escape_name(self.path)}: {', '.join(map(escape_name, self.members))} of {escape_name(self.architecture)}>"
 
     @property
     def members(self) -> tuple[str, ...]:

@@ -22,12 +22,13 @@ from dni_deploy.checkpoints.safetensors_file import MAX_TENSORS, read_tensors
 from dni_deploy.checkpoints.selection import RecognizedNetwork, Recognizer, Selection, TensorSelector
 from dni_deploy.checkpoints.torch_file import TorchFile, open_torch_file
 from dni_deploy.errors import CheckpointError, DniError, LimitError, RefusedError, escape_name
+from dni_deploy.utils.format_count import format_count
 
 _FLOAT_DTYPES = {np.dtype(kind) for kind in ("float16", "float32", "float64")}
 _ALLOWED_DTYPES = _FLOAT_DTYPES | {np.dtype(kind) for kind in ("bool", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Checkpoint:
     """Named tensors and where they came from.
 
@@ -47,6 +48,9 @@ class Checkpoint:
     wrapper: str | None = None
     notes: tuple[str, ...] = field(default=())
     network: RecognizedNetwork | None = None
+
+    def __repr__(self) -> str:
+        return f"<Checkpoint {escape_name(self.source)}: {format_count(len(self.tensors), 'tensor')}>"
 
     @classmethod
     def read(

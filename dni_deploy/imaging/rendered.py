@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dni_deploy.alpha.coefficients import Coefficients
+from dni_deploy.imaging.frames import to_8_bits
 
 
 class RenderedFrame(NamedTuple):
@@ -22,6 +23,17 @@ class RenderedFrame(NamedTuple):
     output: NDArray[Any]
     generation: int
     coefficients: Coefficients
+
+    def __repr__(self) -> str:
+        kind = getattr(self.output, "dtype", type(self.output).__name__)
+        return f"<RenderedFrame {kind} {self.output.shape}, generation {self.generation}, {self.coefficients}>"
+
+    def _repr_html_(self) -> str:
+        """Shows a notebook the frame and its alpha; without the frame where that is in a GPU's memory."""
+        from dni_deploy.imaging.html import format_html  # Pillow, which frames do not need
+
+        picture = to_8_bits(self.output) if isinstance(self.output, np.ndarray) else None
+        return format_html(repr(self), self.coefficients, picture)
 
 
 class RenderedPixels(NamedTuple):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import re
 from collections.abc import Mapping
@@ -11,10 +9,7 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from PIL import Image
-
 from dni_deploy.errors import UsageError, escape_name
-from dni_deploy.imaging.frames import Frame
 
 CONTENT_SECURITY_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 """A page may load nothing at all, wherever it is put; one with a script of ours may run that besides."""
@@ -86,26 +81,6 @@ def render_page(package: str, name: str, values: Mapping[str, Any], data: object
 
 def _read_text(package: str, name: str) -> str:
     return (files(package) / name).read_text(encoding="utf-8").strip()
-
-
-def encode_data_uri(frame: Frame, max_side_px: int | None = None, *, lossless: bool = True) -> str:
-    """Encodes a frame as a data URI.
-
-    Args:
-        frame: uint8 (H, W, 3).
-        max_side_px: Longest side of the image on the page; larger frames are reduced.
-        lossless: As PNG; otherwise as JPEG of quality 95.
-    """
-    image = Image.fromarray(frame)
-    if max_side_px is not None:
-        image.thumbnail((max_side_px, max_side_px), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    if lossless:
-        image.save(buffer, "PNG")
-    else:
-        image.save(buffer, "JPEG", quality=95, subsampling=0)
-    kind = "png" if lossless else "jpeg"
-    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def check_page_name(path: object) -> None:

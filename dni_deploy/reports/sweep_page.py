@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dni_deploy.imaging.data_uri import encode_data_uri
 from dni_deploy.imaging.frames import Frame
 from dni_deploy.imaging.metrics.psnr import format_db
-from dni_deploy.reports.page import encode_data_uri, render_page
+from dni_deploy.reports.page import render_page
 from dni_deploy.reports.sweep import SweepReport, describe_coefficients
 
 MAX_LOSSLESS_PIXELS = 8_000_000

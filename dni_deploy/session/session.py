@@ -17,10 +17,10 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,9 +32,10 @@ from dni_deploy.blending.group_rules import AlphaRules, Rules
 from dni_deploy.blending.variance_guard import VarianceGuard, list_variance_names
 from dni_deploy.blending.weight_groups import WeightGroups
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.errors import CoefficientsError, EngineError, UsageError
+from dni_deploy.errors import CoefficientsError, DniError, EngineError, UsageError
 from dni_deploy.imaging.frames import AnyFrame, check_frame, check_signature, to_pixels
 from dni_deploy.imaging.rendered import RenderedFrame, RenderedPixels
+from dni_deploy.imaging.transparent_frame import join_transparency, split_transparency
 from dni_deploy.network_controls import ControlValues
 from dni_deploy.session.options import SessionOptions
 from dni_deploy.session.ring import FrameRing
@@ -79,8 +80,14 @@ class Session:
         change_seconds: Time of the newest change of alpha in the engine, blend and refit together; on a GPU and without
             `async_refit`, the time to enqueue them.
 
-    Thread safety: any thread may call any method but `close`.
+    Thread safety: any thread may call any method but `close`. A session belongs to its process: it cannot be pickled.
     """
+
+    __slots__ = (
+        "__weakref__", "_closed", "_finalizer", "_load_groups", "_refitter", "_ring", "_state_lock", "_variance_guard",
+        "_weight_groups", "change_seconds", "engine", "engine_reason", "members", "signature",
+    )  # fmt: skip
+    # Slots, so that `session.alfa = 0.3` is an error and not a slider that does nothing.
 
     def __init__(
         self,
@@ -140,7 +147,8 @@ class Session:
         """The newest coefficients that were set, of all weights that no rule governs.
 
         Assigning validates at once; the blend happens when the next frame begins (with `async_refit`: now, beside the frames),
-        and the last assignment counts. It raises CoefficientsError; the coefficients then stay as they were.
+        and the last assignment counts. It raises CoefficientsError, and EngineError where the session is closed; the coefficients
+        then stay as they were.
         """
         return self._refitter.requested_value.coefficients
 
@@ -183,6 +191,7 @@ class Session:
             self._request_state(self._parse_state(None, values))
 
     def _request_state(self, state: RenderState) -> None:
+        self._check_open()
         if state != self._refitter.requested_value:
             self._refitter.request(state)
 
@@ -278,8 +287,9 @@ class Session:
         """Renders a frame.
 
         Args:
-            frame: uint8, uint16 or float32 (H, W, 3), RGB; white is 255, 65535 or 1. Read before this returns. On a GPU also an
-                array in its memory, an object with `__cuda_array_interface__`, such as a tensor of PyTorch.
+            frame: uint8, uint16 or float32 (H, W, 3), RGB; white is 255, 65535 or 1. Read before this returns. (H, W, 4), RGBA,
+                gives RGBA; an image of Pillow is taken as such an array. On a GPU also an array in its memory, an object with
+                `__cuda_array_interface__`, such as a tensor of PyTorch.
             alpha: The frame's own alpha, with the rules that are in force: this frame has it, no other one, and `session.alpha`
                 stays. It is refitted if no slot has it; `change_seconds` tells how long that took. None: `session.alpha`.
             controls: The frame's own values of some controls, in the same way. None: `session.controls`.
@@ -295,9 +305,10 @@ class Session:
             MismatchError: The network does not turn frames into frames.
             EngineError: A refit or the engine failed, the output is not finite, or the session is closed.
         """
-        state = self._check_request(frame, alpha, controls)
+        colors, transparency = split_transparency(frame)
+        state = self._check_request(colors, alpha, controls)
         with self._hold_weights(state) as weights:
-            return self._render(frame, weights)
+            return self._render(colors, transparency, weights)
 
     def _check_request(self, frame: AnyFrame, alpha: Alpha | None, controls: ControlValues | None = None) -> RenderState | None:
         if not hasattr(frame, "__cuda_array_interface__"):  # what has it is checked by the engine, which reads it
@@ -307,8 +318,12 @@ class Session:
         self._check_open()
         return state
 
-    def _render(self, frame: AnyFrame, weights: CurrentWeights[RenderState]) -> RenderedFrame:
-        output = self.engine.render(weights.slot, frame, self.signature)
+    def _render(
+        self, colors: AnyFrame, transparency: NDArray[Any] | None, weights: CurrentWeights[RenderState]
+    ) -> RenderedFrame:
+        output = self.engine.render(weights.slot, colors, self.signature)
+        if transparency is not None:
+            output = join_transparency(output, transparency)
         return RenderedFrame(output, weights.generation, weights.value.coefficients)
 
     def _hold_weights(self, state: RenderState | None) -> AbstractContextManager[CurrentWeights[RenderState]]:
@@ -333,9 +348,10 @@ class Session:
         Raises:
             UsageError: As `render`, like CoefficientsError, MismatchError and, for a refit or a closed session, EngineError.
         """
-        state = self._check_request(frame, alpha, controls)
-        source = frame.copy() if isinstance(frame, np.ndarray) else frame
-        return self._ring.submit(lambda: self._hold_weights(state), lambda weights: self._render(source, weights))
+        colors, transparency = split_transparency(frame)
+        state = self._check_request(colors, alpha, controls)
+        source = colors.copy() if isinstance(colors, np.ndarray) else colors
+        return self._ring.submit(lambda: self._hold_weights(state), lambda weights: self._render(source, transparency, weights))
 
     def stream(self, frames: Iterable[AnyFrame], *, alphas: Iterable[Alpha | None] | None = None) -> Iterator[RenderedFrame]:
         """Renders frames in their order, with several under way at once.
@@ -409,6 +425,24 @@ class Session:
                 self._refitter.close()
             if finalizer is not None:
                 self.engine.close()
+
+    def __repr__(self) -> str:
+        return f"<Session closed, {self.alpha}>" if self._closed else f"<Session {self.alpha} on {self.engine.name}>"
+
+    def _repr_html_(self) -> str:
+        """Shows a notebook what the session is, and a photograph rendered with its alpha."""
+        from dni_deploy.imaging.html import format_html, read_sample  # Pillow, which frames do not need
+
+        picture = None
+        if not self._closed and self.signature.takes_frames:
+            with suppress(DniError):  # what cannot be rendered is no reason to show nothing
+                picture = self(read_sample())
+        return format_html(repr(self), self.alpha, picture)
+
+    def __reduce__(self) -> NoReturn:
+        raise UsageError(
+            "A session belongs to its process and cannot be pickled; open one in each process, from the bundle's path."
+        )
 
     def __enter__(self) -> Session:
         return self

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from dni_deploy.imaging.data_uri import encode_data_uri
 from dni_deploy.imaging.frames import Frame
-from dni_deploy.reports.page import encode_data_uri, render_page
+from dni_deploy.reports.page import render_page
 from dni_deploy.tuning.plot import plot_tuning
 from dni_deploy.tuning.report import TuneReport
 

@@ -32,6 +32,7 @@ EXTRA_BY_PACKAGE = {
     "rtmidi": "midi",
     "scipy": "tune",
     "skimage": "tune",
+    "ipywidgets": "notebook",
 }
 """The extra of dni-deploy that installs a package, by the name under which it is imported."""
 

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import ast
-import base64
-import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 import dni_deploy
 from dni_deploy.errors import UsageError
-from dni_deploy.reports.page import check_page_name, encode_data_uri, fill_template, render_page
+from dni_deploy.reports.page import check_page_name, fill_template, render_page
 
 PACKAGE = Path(dni_deploy.__file__).parent
 TEMPLATES = sorted(path for folder in ("reports", "compatibility", "tuning") for path in (PACKAGE / folder).glob("*.html"))
@@ -106,18 +102,6 @@ def test_page_files_are_part_of_the_wheel() -> None:
     assert declared is not None
     shipped = {path for pattern in ast.literal_eval(declared[1]) for path in PACKAGE.glob(pattern)}
     assert {path for suffix in ("html", "css", "js") for path in PACKAGE.rglob(f"*.{suffix}")} <= shipped
-
-
-def test_images_are_embedded_losslessly_and_reduced_only_on_request() -> None:
-    frame = np.random.default_rng(0).integers(0, 256, (30, 60, 3), np.uint8)
-
-    def decode(uri: str) -> Image.Image:
-        return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
-
-    assert np.array_equal(np.asarray(decode(encode_data_uri(frame))), frame)
-    assert decode(encode_data_uri(frame, 60)).size == (60, 30)
-    assert decode(encode_data_uri(frame, 20)).size == (20, 10)
-    assert encode_data_uri(frame, lossless=False).startswith("data:image/jpeg;base64,")
 
 
 def test_a_page_path_must_end_in_html() -> None:

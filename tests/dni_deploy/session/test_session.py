@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import pickle
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 import dni_deploy
 from dni_deploy.alpha.coefficients import Alpha, Coefficients
@@ -604,3 +606,68 @@ def test_frames_in_device_memory_go_to_the_engine_as_they_are() -> None:
 def test_an_engine_on_the_cpu_refuses_frames_in_device_memory(session: Session) -> None:
     with pytest.raises(UsageError, match="got DeviceFrame"):
         session(DeviceFrame())  # type: ignore[arg-type]
+
+
+# ----- what a mistake gets
+
+
+def test_an_unknown_attribute_is_an_error_and_not_a_slider_that_does_nothing(session: Session) -> None:
+    with pytest.raises(AttributeError, match="alfa"):
+        session.alfa = 0.3  # type: ignore[attr-defined]
+
+
+def test_a_closed_session_takes_no_settings(bundle: Bundle) -> None:
+    session = open_session(bundle, threads=1)
+    session.close()
+    with pytest.raises(EngineError, match="closed"):
+        session.alpha = [0, 1, 0]
+    with pytest.raises(EngineError, match="closed"):
+        session.rules = ["norm:*=1,0,0"]
+    assert session.alpha.values == (1.0, 0.0, 0.0)
+
+
+def test_a_session_cannot_be_pickled(session: Session) -> None:
+    with pytest.raises(UsageError, match="open one in each process"):
+        pickle.dumps(session)
+
+
+def test_a_bundle_is_shown_in_one_line_and_can_be_pickled(bundle: Bundle) -> None:
+    assert repr(bundle).endswith("x.dni: a, b, c of hand>")
+    assert pickle.loads(pickle.dumps(bundle)) == bundle
+
+
+# ----- images of Pillow, and transparency
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_a_frame_with_transparency_keeps_it(session: Session, dtype: type) -> None:
+    white = {np.uint8: 255, np.uint16: 65535, np.float32: 1}[dtype]
+    rgba = (np.random.default_rng(1).random((9, 11, 4)) * white).astype(dtype)
+    rgba[..., 3][:, :6] = white
+    rgba[2:5, 7:, 3] = 0
+    output = session(rgba)
+    assert output.dtype == dtype
+    assert np.array_equal(output[..., 3], rgba[..., 3])
+    hidden = rgba[..., 3] == 0
+    other = rgba.copy()
+    other[hidden, :3] = white
+    assert np.array_equal(session.submit(other).result().output[~hidden], output[~hidden])
+    opaque = rgba.copy()
+    opaque[..., 3] = white
+    assert np.array_equal(session(opaque)[..., :3], session(np.ascontiguousarray(rgba[..., :3])))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "LA", "1", "CMYK"])
+def test_an_image_of_pillow_is_taken(session: Session, mode: str) -> None:
+    image = Image.fromarray(frame()).convert(mode)
+    expected = np.asarray(image.convert("RGBA" if mode in ("RGBA", "LA") else "RGB"))
+    output = session(image)
+    assert np.array_equal(output, session(expected))
+    assert output.shape == expected.shape
+
+
+def test_a_16_bit_gray_image_of_pillow_keeps_its_depth(session: Session) -> None:
+    gray = np.random.default_rng(0).integers(0, 65536, (12, 17), dtype=np.uint16)
+    assert np.array_equal(session(Image.fromarray(gray)), session(np.dstack([gray] * 3)))
+    with pytest.raises(UsageError, match="white level"):
+        session(Image.fromarray(gray.astype(np.float32)))
