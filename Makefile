@@ -21,15 +21,20 @@ help:
 	@echo
 	@echo "PYTHON=python3.12 chooses the Python, VENV=dir the folder; TORCH_INDEX=url an index for PyTorch."
 
-$(BIN)/.ready: pyproject.toml constraints.txt
+# What the demo needs, 400 MB; everything else has PyTorch and the tools of the tests, and is enough for the demo, too.
+$(BIN)/.demo-ready: EXTRAS = cpu,report,serve
+$(BIN)/.ready: EXTRAS = all,test
+
+$(BIN)/.demo-ready $(BIN)/.ready: pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON) here. Install Python 3.10 or newer, or try: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "Python 3.10 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12")'
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv module is missing. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(INDEX) -c constraints.txt -e '.[all,test]'
+	@echo "installing dni-deploy[$(EXTRAS)] into $(VENV)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(INDEX) -c constraints.txt -e ".[$(EXTRAS)]"
 	@touch $@
 
-demo: $(BIN)/.ready
+demo: $(or $(wildcard $(BIN)/.ready),$(BIN)/.demo-ready)
 	$(BIN)/dni-deploy demo --force
 
 test: $(BIN)/.ready

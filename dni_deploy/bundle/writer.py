@@ -30,6 +30,7 @@ from dni_deploy.errors import BundleError, InputError, LimitError, MismatchError
 from dni_deploy.signature import Signature
 from dni_deploy.utils import onnx_weights
 from dni_deploy.utils.atomic_write import write_bytes, write_bytes_atomically, write_folder_atomically
+from dni_deploy.utils.file_lock import try_lock
 
 MAX_INLINE_BYTES = 1 << 20
 """Largest size of the float32 copies that are stored in the graph file itself; beyond it they get a file of their own."""
@@ -137,18 +138,11 @@ def _remove_files(folder: Path, names: set[str]) -> None:
 def _lock_folder(folder: Path) -> Iterator[None]:
     """Keeps a second writer out, which could remove files that the first one's manifest names."""
     with ExitStack() as stack:
-        # No lock on Windows, for a folder that one may write to and not list, and on a file system without locks.
-        with suppress(ImportError, OSError):
-            import fcntl
-
+        with suppress(OSError):  # Windows opens no folders, and one may write to a folder and not list it: no lock there
             descriptor = os.open(folder, os.O_RDONLY)
             stack.callback(os.close, descriptor)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UsageError(
-                    f"{escape_name(folder)} is being written by another process; try again. Nothing was written."
-                ) from None
+            if not try_lock(descriptor):
+                raise UsageError(f"{escape_name(folder)} is being written by another process; try again. Nothing was written.")
         yield
 
 

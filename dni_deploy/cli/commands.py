@@ -21,7 +21,7 @@ COMMANDS = {
     "serve": "Show images or video live in the browser, with a slider for alpha.",
     "bench": "Time an alpha change and a frame, against the alternatives.",
     "doctor": "Show what is installed, which engines can run, and why others cannot.",
-    "demo": "Run a demo: add noise to a photograph, sweep alpha, write the images.",
+    "demo": "Run a demo: add noise to a photograph, sweep alpha, write a page with a slider.",
     "completion": "Print the completion script of a shell.",
 }
 """Every command, in the order of the work, with its one line; `cli/NAME.py` holds it as `command`."""

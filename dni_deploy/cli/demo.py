@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -20,9 +21,10 @@ from dni_deploy.utils.optional_packages import import_optional
     """,
 )
 @options.output_option("The folder to write to.", required=False, default="dni-demo")
+@click.option("--from-checkpoints", is_flag=True, help="Export and calibrate here; needs PyTorch, and a minute.")
 @options.force
-def command(command_output: CommandOutput, output: Path, force: bool) -> None:
-    """Run a demo: add noise to a photograph, export, calibrate, sweep alpha, write the images.
+def command(command_output: CommandOutput, output: Path, from_checkpoints: bool, force: bool) -> None:
+    """Run a demo: add noise to a photograph, sweep alpha, write the images and a page with a slider.
 
     Uses two denoisers that come with the package, trained for noise 20 and 60, on a photograph with noise 40 that
     neither was trained on. Nothing is downloaded.
@@ -31,7 +33,7 @@ def command(command_output: CommandOutput, output: Path, force: bool) -> None:
 
     verb = import_optional("dni_deploy.api.demo").demo
     with command_output.show_progress() as progress:
-        report = verb(output, force=force, progress=progress)
+        report = verb(output, force=force, progress=progress, from_checkpoints=from_checkpoints)
     if command_output.print_result("demo", report.to_json()):
         return
     print_sweep(report.sweep)
@@ -40,9 +42,17 @@ def command(command_output: CommandOutput, output: Path, force: bool) -> None:
         {
             "before denoising": format_db(report.noisy_psnr),
             "N40, trained for it": format_db(report.matched_psnr),
-            "export": format_seconds(report.export_seconds),
-            "statistics": f"of BatchNorm, estimated in {format_seconds(report.calibration_seconds)} on the noisy photograph",
+            "bundle": f"made in {format_seconds(report.bundle_seconds)}",
             "whole demo": format_seconds(report.seconds),
             "wrote": ", ".join(report.files),
+        }
+    )
+    click.echo()
+    print_summary(
+        {
+            "open": str(output / "page.html"),
+            "move alpha live": shlex.join(
+                ["dni-deploy", "serve", str(output / "demo.dni"), str(output / "noisy.png"), "--alpha", "0.3"]
+            ),
         }
     )

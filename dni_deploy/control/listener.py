@@ -18,6 +18,9 @@ Self_ = TypeVar("Self_", bound="AlphaListener")
 LISTENER_CLOSE_TIMEOUT_S = 2.0
 """Seconds that `close` waits for the thread; it is a daemon, so a program that ends does not wait for it."""
 
+EXCLUSIVE_OPTION: int | None = getattr(socket, "SO_EXCLUSIVEADDRUSE", None)
+"""Windows lets two programs share a port unless one asks for it alone; elsewhere no program can take a port that is in use."""
+
 log = logging.getLogger(__name__)
 
 
@@ -133,14 +136,15 @@ def bind_socket(host: str, port: int, kind: socket.SocketKind, protocol_name: st
         raise UsageError(f"{prefix}: there is no such address ({escape_name(error, 80)}).") from None
     bound = socket.socket(family, kind, protocol)
     try:
-        if kind == socket.SOCK_STREAM:
-            bound.setsockopt(
-                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-            )  # of a server that has just ended; never of a running one
+        if EXCLUSIVE_OPTION is not None:
+            bound.setsockopt(socket.SOL_SOCKET, EXCLUSIVE_OPTION, 1)
+        elif kind == socket.SOCK_STREAM:
+            # Of a server that has just ended; never of a running one.
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
     except OSError as error:
         bound.close()
-        if error.errno == errno.EADDRINUSE:
+        if error.errno == errno.EADDRINUSE or (EXCLUSIVE_OPTION is not None and error.errno == errno.EACCES):
             raise BusyError(f"{prefix}: another program has it. Choose another port, or 0 for any.") from None
         if error.errno == errno.EADDRNOTAVAIL:
             raise UsageError(f"{prefix}: it is not an address of this machine.") from None

@@ -14,8 +14,14 @@ from typing import Any, Protocol
 from dni_deploy.errors import DniError, InputError, LimitError, UsageError
 from dni_deploy.utils.atomic_write import DISK_FULL_ERRNOS
 
-CLOSED_PIPE_ERRNOS = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ESHUTDOWN})
-"""What the system says where the reader of a pipe or socket has closed it."""
+
+def find_closed_pipe_errnos(system: str) -> frozenset[int]:
+    """Returns what a system, by its os.name, says where the reader of a pipe or socket has closed it."""
+    common = {errno.EPIPE, errno.ECONNRESET, errno.ESHUTDOWN}
+    return frozenset(common | {errno.EINVAL}) if system == "nt" else frozenset(common)
+
+
+CLOSED_PIPE_ERRNOS = find_closed_pipe_errnos(os.name)
 
 
 class ReadableFile(Protocol):

@@ -15,12 +15,8 @@ from typing import Any
 
 from dni_deploy.errors import BusyError, InputError, UsageError, escape_name
 from dni_deploy.utils.atomic_write import DISK_FULL_ERRNOS, write_bytes, write_bytes_atomically
+from dni_deploy.utils.file_lock import try_lock
 from dni_deploy.video_io.segments import FrameAlphaRecord, Segment, SegmentWriter, open_segment, segment_path
-
-try:
-    import fcntl
-except ImportError:  # Windows has no such lock; nothing keeps two runs on one output apart there
-    fcntl = None  # type: ignore[assignment]
 
 JOB_FOLDER_SUFFIX = ".dni-part"
 JOB_FILE_NAME, LOCK_FILE_NAME, LOG_STARTED_FILE_NAME = "job.json", "lock", "logged"
@@ -214,16 +210,8 @@ def _hold_lock(descriptor: int, output: Path) -> Iterator[None]:
 
 
 def _lock_job(descriptor: int, output: Path) -> None:
-    if fcntl is None:
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise BusyError(
-            f"Another run is writing {escape_name(output)} at this moment; wait for it, or name another output."
-        ) from None
-    except OSError:  # a file system without locks
-        pass
+    if not try_lock(descriptor):
+        raise BusyError(f"Another run is writing {escape_name(output)} at this moment; wait for it, or name another output.")
 
 
 def _check_is_job_folder(folder: Path) -> None:

@@ -8,6 +8,7 @@ import itertools
 import logging
 import os
 import queue
+import sys
 import threading
 import time
 from collections import deque
@@ -23,6 +24,7 @@ from av.video.stream import VideoStream
 from dni_deploy.errors import DniError, InputError, UnavailableError, escape_name
 from dni_deploy.imaging.frames import Frame
 from dni_deploy.imaging.orientation import Orientation
+from dni_deploy.utils.format_count import format_count
 from dni_deploy.video_io.color import ColorConverter, ColorSpec
 from dni_deploy.video_io.video_file import open_container, open_video_file
 from dni_deploy.webui.frame_source import SourceFrame, VideoPosition, compute_fitted_size
@@ -229,18 +231,16 @@ class Camera:
         """Opens the camera, waits for its first frame and starts the decoder.
 
         Args:
-            number: N of /dev/videoN.
+            number: N of /dev/videoN on Linux, elsewhere the position in the system's list of cameras, from 0.
             max_size: Largest width and height in pixels.
 
         Raises:
             UnavailableError: There is no such camera, or it gives no frames.
         """
         self.name = f"camera {number}"
-        device = f"/dev/video{number}"
-        if not os.path.exists(device):
-            raise UnavailableError(f"There is no camera {number} here: {device} does not exist.")
+        device, device_format = find_camera(number)
         try:
-            self._container: Any = av.open(device, format="v4l2", options={"framerate": "30"}, timeout=5.0)
+            self._container: Any = av.open(device, format=device_format, options={"framerate": "30"}, timeout=5.0)
             self._frame_iterator = self._container.decode(video=0)
             first = next(self._frame_iterator)
             self._color_converter = ColorConverter(ColorSpec.from_frame(first))
@@ -281,6 +281,31 @@ class Camera:
                 self._current_frame = SourceFrame(convert_and_fit(frame, self._max_size, self._color_converter), number)
         except (av.FFmpegError, OSError):
             return  # it was unplugged: its last frame stays
+
+
+def find_camera(number: int) -> tuple[str, str]:
+    """Finds a camera.
+
+    Args:
+        number: As for `Camera`.
+
+    Returns:
+        What FFmpeg calls the camera, and the name of FFmpeg's device that reads it.
+
+    Raises:
+        UnavailableError: There is no such camera.
+    """
+    if sys.platform == "win32":
+        names = [f"video={device.name}" for device in av.enumerate_input_devices("dshow") if "video" in device.media_types]
+        if number < len(names):
+            return names[number], "dshow"
+        raise UnavailableError(f"There is no camera {number} here; FFmpeg sees {format_count(len(names), 'camera')}.")
+    if sys.platform == "darwin":
+        return f"{number}:none", "avfoundation"  # none: no microphone
+    device = f"/dev/video{number}"
+    if not os.path.exists(device):
+        raise UnavailableError(f"There is no camera {number} here: {device} does not exist.")
+    return device, "v4l2"
 
 
 def convert_and_fit(

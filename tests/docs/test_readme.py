@@ -61,12 +61,13 @@ def test_documented_python_block_runs(folder: Path) -> None:
 
 
 def test_install_lines_equal_those_of_make_and_ci() -> None:
-    """`make`, .ci/run and the README install the same; the README's lines are compared as text, and CI runs those of make."""
-    line = "install -c constraints.txt -e '.[all,test]'"
-    assert line in README
-    assert line.removeprefix("install ") in (ROOT / "Makefile").read_text(encoding="utf-8")
-    assert line.removeprefix("install ") in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    """`make`, .ci/run and the README install the same; the lines are compared as text, and CI runs those of make."""
+    makefile, ci = ((ROOT / name).read_text(encoding="utf-8") for name in ("Makefile", ".ci/run"))
+    assert 'install -c constraints.txt -e ".[cpu,report,serve]"' in README
+    assert "EXTRAS = cpu,report,serve\n" in makefile
+    assert "EXTRAS = all,test\n" in makefile
+    assert "-c constraints.txt -e '.[all,test]'" in ci
+    targets = re.findall(r"^(\w+):", makefile, re.M)
     assert set(re.findall(r"`make (\w+)", README) + re.findall(r"^make (\w+)$", README, re.M)) <= set(targets)
 
 

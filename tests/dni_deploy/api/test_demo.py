@@ -16,13 +16,17 @@ pytest.importorskip("matplotlib", reason="the demo draws a plot, which needs the
 
 from safetensors.torch import save_file  # noqa: E402
 
+from benchmarks.demo_data import write_demo_data  # noqa: E402
 from dni_deploy.api import demo as demo_module  # noqa: E402
 from dni_deploy.api.demo import NOISE_SIGMA, OUTPUT_FILES, add_noise, demo  # noqa: E402
 from dni_deploy.bundle.bundle import Bundle  # noqa: E402
 from dni_deploy.checkpoints.checkpoint import Checkpoint  # noqa: E402
 from dni_deploy.errors import CheckpointError, UsageError  # noqa: E402
+from dni_deploy.imaging.frames import Frame, from_network, to_network  # noqa: E402
 from dni_deploy.imaging.metrics.psnr import psnr  # noqa: E402
+from dni_deploy.session.session import open_session  # noqa: E402
 from exporters.architectures.dncnn import DnCNN, initialize_weights  # noqa: E402
+from exporters.architectures.registry import find_architecture  # noqa: E402
 
 PHOTOGRAPH = Path(demo_module.__file__).parents[1] / "data" / "astronaut.png"
 
@@ -44,10 +48,11 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         }
         save_file(tensors, folder / "denoise" / f"n{level}.safetensors")
     monkeypatch.setattr(demo_module, "DATA_FOLDER", folder)
+    write_demo_data(folder / "denoise")
     return folder
 
 
-def test_demo_runs_from_checkpoints_to_report(tmp_path: Path, data: Path) -> None:
+def test_demo_runs_from_weights_to_report(tmp_path: Path, data: Path) -> None:
     calls: list[tuple[int, int, str]] = []
     report = demo(tmp_path / "out", progress=lambda *call: calls.append(call))
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(OUTPUT_FILES)
@@ -64,7 +69,7 @@ def test_demo_runs_from_checkpoints_to_report(tmp_path: Path, data: Path) -> Non
     # so is the change of the statistics of networks this similar. By construction the plain midpoint blend is N40.
     assert report.sweep.points[10].psnr == pytest.approx(report.matched_psnr, abs=0.05)
     for row, name in ((0, "n60"), (20, "n20")):
-        alone = demo_module._run_checkpoint(Checkpoint.read(data / "denoise" / f"{name}.safetensors"), noisy)
+        alone = run_checkpoint(Checkpoint.read(data / "denoise" / f"{name}.safetensors"), noisy)
         assert report.sweep.points[row].psnr == pytest.approx(psnr(alone, clean), abs=0.05)
     assert Bundle.open(tmp_path / "out" / "demo.dni").manifest.calibration is not None
     report_json = json.loads(json.dumps(report.to_json(), allow_nan=False))
@@ -77,6 +82,35 @@ def test_demo_runs_from_checkpoints_to_report(tmp_path: Path, data: Path) -> Non
         demo(tmp_path / "out")
     again = demo(tmp_path / "out", force=True)
     assert [row.psnr for row in again.sweep.points] == [row.psnr for row in report.sweep.points]  # fixed seed
+    exported = demo(tmp_path / "exported", from_checkpoints=True)
+    assert [row.psnr for row in exported.sweep.points] == [row.psnr for row in report.sweep.points]
+    bundles = [Bundle.open(tmp_path / name / "demo.dni") for name in ("out", "exported")]
+    assert bundles[0].digest == bundles[1].digest
+
+
+def run_checkpoint(checkpoint: Checkpoint, frame: Frame) -> Frame:
+    """Runs one network by itself, in PyTorch."""
+    architecture = find_architecture("auto", checkpoint.tensors)
+    net = architecture.build(architecture.canonicalize_tensors(checkpoint.tensors))
+    signature = architecture.resolve_signature(net)
+    with torch.inference_mode():
+        y = net(torch.from_numpy(to_network(frame, signature))).numpy()
+    return from_network(y, frame, signature)
+
+
+@pytest.mark.slow
+def test_the_shipped_graph_and_calibration_are_what_export_and_calibrate_make(tmp_path: Path) -> None:
+    """The graph may have other nodes under another version of PyTorch, and computes the same."""
+    shipped, exported = tmp_path / "shipped.dni", tmp_path / "exported" / "demo.dni"
+    demo_module._write_bundle(shipped, force=False)
+    demo(tmp_path / "exported", from_checkpoints=True)
+    frame = np.array(Image.open(tmp_path / "exported" / "noisy.png"))[:64, :64]
+    for alpha in (0.0, 0.3, 1.0):
+        outputs = []
+        for bundle in (shipped, exported):
+            with open_session(bundle, alpha=alpha, engine="onnxruntime") as session:
+                outputs.append(session(frame).astype(int))
+        assert np.abs(outputs[0] - outputs[1]).max() <= 1  # float32 sums in another order, rounded
 
 
 def test_demo_noise_has_the_documented_sigma() -> None:

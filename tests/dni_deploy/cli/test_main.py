@@ -50,7 +50,7 @@ def test_version_is_printed(capsys: Capture) -> None:
     main(["--version"])
     main(["-q", "--version"])
     first, second = capsys.readouterr().out.splitlines()
-    assert first == second == "dni-deploy 0.1.0"
+    assert first == second == f"dni-deploy {dni_deploy.__version__}"
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

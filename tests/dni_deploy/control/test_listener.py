@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 import threading
+from typing import Any
 
 import pytest
 
+from dni_deploy.control import listener as listener_module
 from dni_deploy.control.listener import AlphaListener, bind_socket
 from dni_deploy.errors import BusyError, UnavailableError, UsageError
 from tests.dni_deploy.control.listening import RecordedReports, new_shared_alpha
@@ -103,3 +106,21 @@ def test_a_refused_bind_is_a_one_line_error(monkeypatch: pytest.MonkeyPatch, num
     monkeypatch.setattr(socket, "socket", RefusingSocket)
     with pytest.raises(kind, match="HTTP cannot listen on"):
         bind_socket("127.0.0.1", 0, socket.SOCK_STREAM, "HTTP")
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+def test_windows_is_asked_for_the_port_alone(kind: socket.SocketKind, monkeypatch: pytest.MonkeyPatch) -> None:
+    options: list[tuple[int, ...]] = []
+
+    class Socket(socket.socket):
+        def setsockopt(self, *arguments: Any) -> None:
+            options.append(arguments)
+
+        def bind(self, address: Any) -> None:
+            raise OSError(errno.EACCES, "access forbidden")  # what Windows says of a port that another program has alone
+
+    monkeypatch.setattr(listener_module, "EXCLUSIVE_OPTION", -5)
+    monkeypatch.setattr(listener_module.socket, "socket", Socket)
+    with pytest.raises(BusyError, match="another program has it"):
+        bind_socket("127.0.0.1", 8000, kind, "OSC")
+    assert options == [(socket.SOL_SOCKET, -5, 1)]

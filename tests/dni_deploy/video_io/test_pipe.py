@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from dni_deploy.errors import InputError, LimitError
+from dni_deploy.video_io import pipe
 from dni_deploy.video_io.pipe import OutputClosedError, check_output_open, read_line, read_whole, write_whole
 
 
@@ -101,6 +102,14 @@ def test_failing_writes_are_explained(number: int, kind: type[Exception]) -> Non
         write_whole(Failing(number), b"x")
     with pytest.raises(kind):
         write_whole(FailingFlush(number), b"x")
+
+
+def test_windows_says_invalid_argument_for_a_reader_that_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError):
+        write_whole(Failing(errno.EINVAL), b"x")
+    monkeypatch.setattr(pipe, "CLOSED_PIPE_ERRNOS", pipe.find_closed_pipe_errnos("nt"))
+    with pytest.raises(OutputClosedError):
+        write_whole(Failing(errno.EINVAL), b"x")
 
 
 def test_failing_reads_are_explained() -> None:

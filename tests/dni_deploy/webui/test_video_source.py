@@ -124,6 +124,28 @@ def test_a_file_that_is_not_a_video_is_refused(tmp_path: Path) -> None:
     video.close()
 
 
+@pytest.mark.parametrize(
+    ("system", "number", "expected"),
+    [("darwin", 1, ("1:none", "avfoundation")), ("win32", 0, ("video=Front", "dshow")), ("win32", 1, ("video=Rear", "dshow"))],
+)
+def test_a_camera_is_found_by_the_means_of_the_system(
+    system: str, number: int, expected: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    av = pytest.importorskip("av", reason="cameras need the extra `video`")
+    from dni_deploy.webui import video_source
+
+    devices = [
+        SimpleNamespace(name=name, media_types=[kind])
+        for name, kind in (("Front", "video"), ("Microphone", "audio"), ("Rear", "video"))
+    ]
+    monkeypatch.setattr(av, "enumerate_input_devices", lambda name: devices if name == "dshow" else [])
+    monkeypatch.setattr(video_source.sys, "platform", system)
+    assert video_source.find_camera(number) == expected
+    if system == "win32":
+        with pytest.raises(UnavailableError, match=r"no camera 2 here; FFmpeg sees 2 cameras\."):
+            video_source.find_camera(2)
+
+
 def test_a_camera_that_does_not_exist_is_refused() -> None:
     pytest.importorskip("av", reason="cameras need the extra `video`")
     with pytest.raises(UnavailableError, match="no camera 63 here"):
