@@ -12,6 +12,7 @@ from typing import Any
 
 import mido
 
+from dni_deploy.alpha.member_names import find_member
 from dni_deploy.alpha.plane import ControlPlane
 from dni_deploy.control.listener import AlphaListener
 from dni_deploy.control.message_handler import AlphaMessageHandler, ReportMessage
@@ -41,6 +42,11 @@ class ControlChangeHandler:
         axes = ("x", "y") if handler.plane is not None else ()
         self._network_controls = {control.name: control for control in handler.shared_alpha.controls}
         known = {"", *handler.shared_alpha.members, *self._network_controls, *axes}
+        members = handler.shared_alpha.members
+        controls = {
+            control: target if target in known else find_member(target, members) or target
+            for control, target in controls.items()
+        }
         for control, target in controls.items():
             if not 0 <= control < 128 or target not in known:
                 raise UsageError(
