@@ -18,6 +18,7 @@ from dni_deploy.control.listener import AlphaListener
 from dni_deploy.control.message_handler import AlphaMessageHandler, ReportMessage
 from dni_deploy.control.shared_alpha import SharedAlpha
 from dni_deploy.errors import UnavailableError, UsageError, escape_name
+from dni_deploy.utils.install_line import format_install_line
 
 LSB_CONTROLLER_OFFSET = 32
 """Controller n has its least significant byte in n + 32. Source: MIDI 1.0, control change messages 32 to 63."""
@@ -179,7 +180,7 @@ def list_inputs() -> list[str]:
         return list(mido.get_input_names())
     except ModuleNotFoundError:
         raise UnavailableError(
-            "This needs the package 'rtmidi', which is not installed: pip install 'dni-deploy[midi]'"
+            f"This needs the package 'rtmidi', which is not installed: {format_install_line('midi')}"
         ) from None
     except Exception as error:  # SystemError where there is no ALSA sequencer
         raise UnavailableError(

@@ -19,12 +19,13 @@ def match_case(name: str, names: Iterable[str]) -> list[str]:
     return [candidate for candidate in candidates if candidate.casefold() == name.casefold()]
 
 
-def suggest_name(name: str, names: Iterable[str]) -> str:
+def suggest_name(name: str, names: Iterable[str], *, likeness: float = 0.6) -> str:
     """Asks whether a near name was meant.
 
     Args:
         name: A name that is not known.
         names: The known ones.
+        likeness: How like they have to be, 0 to 1; names with long common parts need more.
 
     Returns:
         "; did you mean 'x'?", to end a sentence with in place of its full stop; "." where no name is near.
@@ -32,5 +33,5 @@ def suggest_name(name: str, names: Iterable[str]) -> str:
     known = {
         candidate.casefold(): candidate for candidate in reversed(list(names)) if len(candidate) <= MAX_COMPARED_CHARACTERS
     }
-    near = get_close_matches(name.casefold(), known, n=1) if len(name) <= MAX_COMPARED_CHARACTERS else []
+    near = get_close_matches(name.casefold(), known, n=1, cutoff=likeness) if len(name) <= MAX_COMPARED_CHARACTERS else []
     return f"; did you mean {escape_name(known[near[0]])!r}?" if near else "."
