@@ -7,12 +7,14 @@ the wheel where it is still there, and else the packages that make up the extra.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
-from importlib.metadata import Distribution, PackageNotFoundError
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from importlib.metadata import Distribution
 
 DISTRIBUTION_NAME = "dni-deploy"
 
@@ -37,9 +39,8 @@ def format_requirement(extra: str) -> str:
     checkout = _find_checkout()
     if checkout is not None:
         return f'-e "{checkout}[{extra}]"'
-    try:
-        distribution = Distribution.from_name(DISTRIBUTION_NAME)
-    except PackageNotFoundError:
+    distribution = _find_distribution()
+    if distribution is None:
         return f'"{DISTRIBUTION_NAME}[{extra}]"'
     origin = _find_origin(distribution)
     if origin is not None:
@@ -54,12 +55,23 @@ def _find_checkout() -> Path | None:
     return root if (root / "pyproject.toml").is_file() else None
 
 
+def _find_distribution() -> Distribution | None:
+    from importlib.metadata import PackageNotFoundError, distribution  # 10 ms that only a line that is printed costs
+
+    try:
+        return distribution(DISTRIBUTION_NAME)
+    except PackageNotFoundError:
+        return None
+
+
 def _find_origin(distribution: Distribution) -> Path | None:
     """The folder or wheel that pip installed from, where it is still there (PEP 610)."""
+    from urllib.parse import unquote, urlsplit
+
     try:
         address = json.loads(distribution.read_text("direct_url.json") or "{}")["url"]
         parts = urlsplit(address)
-        path = Path(url2pathname(parts.path))
+        path = Path(unquote(parts.path).lstrip("/") if os.name == "nt" else unquote(parts.path))  # /C:/Users of Windows
         return path if parts.scheme == "file" and path.exists() else None
     except (KeyError, TypeError, ValueError, OSError):
         return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def install(origin: str | None) -> None:
         monkeypatch.setattr(install_line, "_find_checkout", lambda: None)
-        monkeypatch.setattr(install_line.Distribution, "from_name", lambda name: Installed(origin))
+        monkeypatch.setattr(install_line, "_find_distribution", lambda: Installed(origin))
 
     return install
 
@@ -74,9 +73,6 @@ def test_else_the_packages_are_named(install: Any, origin: str | None, tmp_path:
 
 
 def test_without_any_origin_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def not_found(name: str) -> None:
-        raise PackageNotFoundError(name)
-
     monkeypatch.setattr(install_line, "_find_checkout", lambda: None)
-    monkeypatch.setattr(install_line.Distribution, "from_name", not_found)
-    assert format_requirement("video") == '"dni-deploy[video]"'
+    monkeypatch.setattr(install_line, "DISTRIBUTION_NAME", "dni-deploy-that-is-not-installed")
+    assert format_requirement("video") == '"dni-deploy-that-is-not-installed[video]"'
