@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from dni_deploy.bundle.folder import check_bundle_folder
+from dni_deploy.bundle.folder import MANIFEST_FILE_NAME, check_bundle_folder
 from dni_deploy.cli.commands import COMMANDS, DEBUG_HELP, QUIET_HELP, VERBOSE_HELP
 from dni_deploy.cli.completers import complete_alpha, complete_engine
 from dni_deploy.cli.logs import show_logs
@@ -404,6 +404,10 @@ def parse_members(arguments: tuple[str, ...]) -> dict[str, Path]:
             name, path = Path(split_entry(argument)[0]).stem, argument
         if not path:
             raise UsageError(f"{escape_name(argument)!r} names a member and no file; write NAME=PATH.")
+        if Path(path, MANIFEST_FILE_NAME).is_file():
+            raise UsageError(
+                f"{escape_name(path)} is a bundle already, and members are files of weights; `run` and `serve` take it."
+            )
         if name in paths:
             raise UsageError(f"Two members are named {escape_name(name)!r}; write NAME=PATH to give each its own name.")
         paths[name] = Path(path)
