@@ -26,7 +26,7 @@ def command(command_output: CommandOutput, topic: str | None, man: bool) -> None
     from dni_deploy.cli.dispatch import group
     from dni_deploy.cli.man_page import format_man_page
 
-    context = click.Context(group, info_name=PROGRAM_NAME)
+    context = click.Context(group, info_name=PROGRAM_NAME, **group.context_settings)
     if man:
         if topic is not None:
             raise UsageError("The manual page is one for all commands: dni-deploy help --man.")
@@ -36,7 +36,7 @@ def command(command_output: CommandOutput, topic: str | None, man: bool) -> None
     elif topic in COMMANDS:
         chosen = group.get_command(context, topic)
         assert chosen is not None
-        text = chosen.get_help(click.Context(chosen, parent=context, info_name=topic))
+        text = chosen.get_help(click.Context(chosen, parent=context, info_name=topic, **chosen.context_settings))
     else:
         raise UsageError(explain_unknown_command(topic))
     if not command_output.print_result("help", {"topic": topic, "text": text}):

@@ -49,7 +49,9 @@ def format_man_page(group: click.Group, ctx: click.Context) -> str:
     for name in COMMANDS:
         command = group.get_command(ctx, name)
         if command is not None:
-            lines += _format_command(name, command, click.Context(command, parent=ctx, info_name=name))
+            lines += _format_command(
+                name, command, click.Context(command, parent=ctx, info_name=name, **command.context_settings)
+            )
     lines.append(".SH EXIT STATUS")
     for code, text in sorted(_list_exit_codes()):
         lines += [".TP", f"\\fB{code}\\fR", _fill(text)]

@@ -374,8 +374,8 @@ def _check_bundle(ctx: click.Context, param: click.Parameter, path: Path) -> Pat
     return path
 
 
-# Eager: that there is no bundle is more to the point than that an alpha is missing.
-bundle = click.argument("bundle", type=PATH_TYPE, callback=_check_bundle, is_eager=True)
+# click calls it before it misses an option: that this is no bundle is more to the point. Eager it would come before -h.
+bundle = click.argument("bundle", type=PATH_TYPE, callback=_check_bundle)
 
 
 def output_option(text: str, *, required: bool = True, default: str | None = None) -> Callable[[Function], Function]:

@@ -166,8 +166,8 @@ def test_a_wrong_use_has_its_exit_code_and_a_hint(
 ) -> None:
     if line.startswith("video") and "in.png" in line:
         pytest.importorskip("av", reason="needs the extra `video`")
-    if "tune" in line:
-        pytest.importorskip("scipy", reason="needs the extra `tune`")
+    if line.startswith(("tune", "slider")):
+        pytest.importorskip("skimage", reason="needs the extra `tune`")
     if line.startswith("serve"):
         pytest.importorskip("starlette", reason="needs the extra `serve`")
     before = sorted(here.iterdir())
