@@ -1,6 +1,6 @@
 """Prints what running a bundle on the CPU requires, one requirement a line: at the lowest version that pyproject.toml allows, or any.
 
-    python .ci/list_requirements.py oldest | newest
+python .ci/list_requirements.py oldest | newest
 """
 
 from __future__ import annotations
