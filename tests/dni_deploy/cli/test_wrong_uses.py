@@ -64,7 +64,7 @@ WRONG_USES: tuple[tuple[str, int, tuple[str, ...]], ...] = (
     # Options of other programs.
     ("run -i in.png -o o.png --alpha 0.5", 2, ("the input has no option: dni-deploy run BUNDLE INPUTS...",)),
     ("run x.dni --input in.png -o o.png --alpha 0.5", 2, ("the input has no option",)),
-    (f"{RUN} --alpha 0.5 -s 4", 2, ("scale", "dni-deploy inspect")),
+    (f"{RUN} --alpha 0.5 -s 4", 2, ("scale",)),
     (f"{RUN} --alpha 0.5 -n 3", 2, ("--alpha", "first argument")),
     (f"{RUN} -n realesr-animevideov3 --alpha 0.5", 2, ("the network is the bundle, the first argument",)),
     (f"{RUN} -m models/ --alpha 0.5", 2, ("dni-deploy run BUNDLE INPUTS...",)),
