@@ -44,12 +44,19 @@ class FloatRange(_PlainRange, click.FloatRange):
     """A number in a range."""
 
 
-def simplify_range(option: click.Option) -> None:
-    """Gives an option with one of click's ranges the type of this module, and a metavar without "RANGE"."""
+def set_plain_type(option: click.Option) -> None:
+    """Gives an option with one of click's ranges the type of this module, and a metavar that a reader knows.
+
+    Args:
+        option: The option; one with a metavar keeps it.
+    """
     kind = option.type
-    if option.count or not isinstance(kind, (click.IntRange, click.FloatRange)):
+    if option.count or option.is_flag:
         return
-    limits: dict[str, Any] = {name: getattr(kind, name) for name in ("min", "max", "min_open", "max_open", "clamp")}
-    is_whole = isinstance(kind, click.IntRange)
-    option.type = IntRange(**limits) if is_whole else FloatRange(**limits)
-    option.metavar = option.metavar or ("N" if is_whole else "NUMBER")
+    if isinstance(kind, (click.IntRange, click.FloatRange)):
+        limits: dict[str, Any] = {name: getattr(kind, name) for name in ("min", "max", "min_open", "max_open", "clamp")}
+        is_whole = isinstance(kind, click.IntRange)
+        option.type = IntRange(**limits) if is_whole else FloatRange(**limits)
+        option.metavar = option.metavar or ("N" if is_whole else "NUMBER")
+    elif kind is click.STRING:
+        option.metavar = option.metavar or option.opts[-1].lstrip("-").replace("-", "_").upper()

@@ -15,7 +15,7 @@ from dni_deploy.bundle.folder import MANIFEST_FILE_NAME, check_bundle_folder
 from dni_deploy.cli.commands import COMMANDS, DEBUG_HELP, QUIET_HELP, VERBOSE_HELP
 from dni_deploy.cli.completers import complete_alpha, complete_engine
 from dni_deploy.cli.logs import show_logs
-from dni_deploy.cli.option_types import simplify_range
+from dni_deploy.cli.option_types import set_plain_type
 from dni_deploy.cli.output import CommandOutput
 from dni_deploy.cli.usage_errors import explain_usage_error
 from dni_deploy.errors import UsageError, escape_name
@@ -133,7 +133,7 @@ def command(name: str, examples: str) -> Callable[[Callable[..., Any]], click.Co
                 parameter.envvar = [
                     f"DNI_{name}_{spelling[2:]}".replace("-", "_").upper() for spelling in spellings if spelling[:2] == "--"
                 ]
-                simplify_range(parameter)
+                set_plain_type(parameter)
         return result
 
     return decorate
