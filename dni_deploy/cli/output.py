@@ -114,7 +114,7 @@ class CommandOutput:
 
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("", total=None)
+            task = bar.add_task("starting", total=None)
             yield lambda done, total, what: bar.update(task, completed=done, total=total, description=escape_name(what, 60))
 
 
