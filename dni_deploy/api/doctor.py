@@ -53,7 +53,7 @@ REPORTED_PACKAGES = (
 
 PACKAGES_BY_EXTRA: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "export": ("To export", ("torch", "onnxscript", "scipy")),
-    "video": ("For video", ("av",)),
+    "video": ("For video, with Python 3.11 or newer", ("av",)),
     "serve": ("For the live page", ("starlette", "uvicorn", "websockets")),
     "live": ("To set alpha by OSC", ("python-osc",)),
     "midi": ("To set alpha by MIDI", ("mido", "python-rtmidi")),

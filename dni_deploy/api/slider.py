@@ -148,7 +148,7 @@ def slider(
             )
         unevenness = compute_unevenness(by_alpha), compute_unevenness(by_slider)
         if unevenness[1] >= unevenness[0]:
-            notes = (*notes, NOT_BETTER_NOTE)
+            notes = [*notes, NOT_BETTER_NOTE]
         report = SliderReport(
             bundle_name,
             opened.members,
