@@ -18,7 +18,7 @@ MAX_SPREAD = 2.0
 PAGE = """# Network architectures
 
 Known by name are SRCNN, DnCNN, RRDBNet (ESRGAN), SRVGGNetCompact (Real-ESRGAN), CycleGAN's generator, Johnson's
-TransformerNet and DCGAN's generator. With `pip install 'dni-deploy[spandrel]'` come those of the table; any other
+TransformerNet and DCGAN's generator. With `pip install ".[spandrel]"` come those of the table; any other
 network of your own is given as `--arch package.module:factory`.
 
 ## Through spandrel

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dni_deploy.errors import DniError, EngineError, UnavailableError, UsageError, escape_name
+from dni_deploy.utils.install_line import format_install_line
+from dni_deploy.utils.near_names import suggest_name
 from dni_deploy.utils.progress import OptionalProgress
 from engines.cuda import driver, wheels
 from engines.interface import REASON_REQUESTED, BuildOptions, BuildResult, EngineOptions
@@ -79,7 +81,7 @@ def why_tensorrt_rtx_unavailable(bundle: Bundle | None) -> str | None:
 
 def _explain_missing_packages(names: tuple[str, ...], extra: str) -> str | None:
     missing = [name for name in names if find_spec(name) is None]
-    return f"{' and '.join(missing)} not installed: pip install 'dni-deploy[{extra}]'" if missing else None
+    return f"{' and '.join(missing)} not installed: {format_install_line(extra)}" if missing else None
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,9 @@ class EngineEntry:
         builder: "module:function" that takes (bundle, options: BuildOptions, progress) and returns a BuildResult; None where
             there is nothing to build ahead.
         build_option_names: What the builder makes use of, of "threads", "precision", "profile", "strip", "compute_capabilities"
-            and "device"; anything
-            else is refused.
+            and "device"; anything else is refused.
+        open_option_names: What the opener makes use of, of "threads", "precision", "device" and "cuda_graph"; see
+            `list_unused_options`.
     """
 
     opener: str
@@ -102,6 +105,7 @@ class EngineEntry:
     unavailable_reason: AvailabilityCheck
     builder: str | None = None
     build_option_names: tuple[str, ...] = ()
+    open_option_names: tuple[str, ...] = ("precision", "device", "cuda_graph")
 
 
 ENGINES: Mapping[str, EngineEntry] = {
@@ -130,9 +134,19 @@ ENGINES: Mapping[str, EngineEntry] = {
         why_onnxruntime_unavailable,
         "engines.onnxruntime_cpu.build:build_plan",
         ("threads",),
+        open_option_names=("threads",),
     ),
 }
 """Every engine by name, in the order in which `auto` prefers them."""
+
+ENGINE_BY_OTHER_NAME: Mapping[str, str] = {
+    **dict.fromkeys(("cuda", "gpu", "nvidia", "vulkan", "ncnn"), "auto"),
+    **dict.fromkeys(("trt", "tensor-rt"), "tensorrt"),
+    **dict.fromkeys(("rtx", "trt-rtx", "trt_rtx"), "tensorrt-rtx"),
+    **dict.fromkeys(("ort-gpu", "ort-cuda", "ort_cuda"), "onnxruntime-gpu"),
+    **dict.fromkeys(("cpu", "ort", "ort-cpu", "ort_cpu", "onnx", "torch", "openvino"), "onnxruntime"),
+}
+"""The engine that does what the name of another program's backend or device asks for."""
 
 
 @dataclass(frozen=True)
@@ -230,7 +244,8 @@ def open_engine(bundle: Bundle, name: str = "auto", options: EngineOptions | Non
     """
     options = options or EngineOptions()
     skipped: dict[str, str] = {}
-    for choice in _candidates(name, bundle, skipped):
+    for candidate in _candidates(name, bundle, skipped):
+        choice = _note_unused_options(candidate, options)
         try:
             return _open_chosen(bundle, choice, options)
         except (UnavailableError, EngineError) as error:
@@ -290,10 +305,44 @@ def refuse_unused_options(choice: EngineChoice, option_names: Iterable[str]) -> 
         raise UsageError(message if choice.reason == REASON_REQUESTED else f"{message} It was chosen because: {choice.reason}.")
 
 
+def list_unused_options(name: str, options: EngineOptions) -> list[str]:
+    """Lists the options of a user that change nothing in an engine, such as a GPU's precision on the CPU.
+
+    Args:
+        name: A name from `ENGINES`.
+        options: How to open the engine.
+
+    Returns:
+        Such as ["precision fp16", "device 3"].
+    """
+    given = {
+        "threads": options.threads and f"threads {options.threads}",
+        "precision": options.precision not in (None, "fp32") and f"precision {options.precision}",
+        "device": options.device and f"device {options.device}",
+        "cuda_graph": options.cuda_graph and "cuda_graph",
+    }
+    return [str(text) for option, text in given.items() if text and option not in ENGINES[name].open_option_names]
+
+
+def _note_unused_options(choice: EngineChoice, options: EngineOptions) -> EngineChoice:
+    """Adds to the reason what an engine has no use for; raises UsageError where the user named the engine."""
+    unused = " and ".join(list_unused_options(choice.name, options))
+    if not unused:
+        return choice
+    if choice.reason == REASON_REQUESTED:
+        users = [name for name in ENGINES if not list_unused_options(name, options)]
+        hint = f"; that is for {', '.join(users)}." if users else "."
+        raise UsageError(f"The engine {choice.name} has no use for {unused}{hint}")
+    return EngineChoice(choice.name, f"{choice.reason}; {unused} changes nothing here")
+
+
 def check_engine_name(name: str) -> None:
     """Raises UsageError where no engine has this name."""
     if name not in ENGINES:
-        raise UsageError(f"There is no engine {escape_name(name)!r}; there are auto, {', '.join(ENGINES)}.")
+        known = ("auto", *ENGINES)
+        other = ENGINE_BY_OTHER_NAME.get(name.lower())
+        hint = f"; did you mean {other!r}?" if other else suggest_name(name, known, likeness=0.8)
+        raise UsageError(f"There is no engine {escape_name(name)!r}; there are {', '.join(known)}{hint}")
 
 
 def _candidates(name: str, bundle: Bundle | None, skipped: dict[str, str]) -> Iterator[EngineChoice]:

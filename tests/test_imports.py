@@ -54,7 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "vapoursynth": {"session", "control", "bundle", "imaging"},
     "notebook": {"session", "alpha", "imaging"},
     "api": LIBRARY - {"api"},
-    "cli": {"api", "bundle", "blending", "spatial", "imaging", "tuning", "video_io", "webui", "session", "control"},
+    "cli": {"api", "alpha", "bundle", "blending", "spatial", "imaging", "tuning", "video_io", "webui", "session", "control"},
     "dni_deploy": {"api", "notebook", "session", "bundle", "checkpoints", "alpha", "spatial", "control", "video_io", "imaging"},
     "__main__": {"cli"},
     "benchmarks": LIBRARY | {"cli", "dni_deploy"},

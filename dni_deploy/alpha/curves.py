@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.alpha.keyframes import ALPHA_FILE_SCHEMA_VERSION, check_schema, convert_to_common_unit
+from dni_deploy.alpha.member_names import find_member
 from dni_deploy.alpha.simplex import interpolate
 from dni_deploy.errors import CoefficientsError, UsageError, escape_name
 from dni_deploy.utils.moment import Moment, read_moment
@@ -103,10 +104,11 @@ class AlphaCurve:
                 raise UsageError(f"The curve {shape} has no {key!r}; of {len(members)} members both ends are to be named.")
             alpha = fields[key].strip()
             try:
+                member = find_member(alpha, members)
                 ends.append(
-                    Coefficients.one_hot(alpha, members)
-                    if alpha in members
-                    else Coefficients.parse(alpha, members, extrapolate=extrapolate, fill_missing=True)
+                    Coefficients.parse(alpha, members, extrapolate=extrapolate)
+                    if member is None
+                    else Coefficients.one_hot(member, members)
                 )
             except CoefficientsError as error:
                 raise CoefficientsError(f"The curve's {key!r}: {error}") from None

@@ -17,6 +17,7 @@ from typing import Any
 
 from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.alpha.keyframes import ALPHA_FILE_SCHEMA_VERSION, check_schema
+from dni_deploy.alpha.member_names import require_member
 from dni_deploy.alpha.simplex import fix_rounded_sum, interpolate_values
 from dni_deploy.errors import UsageError, escape_name
 from dni_deploy.utils.text_file import name_file_in_errors, read_json
@@ -70,9 +71,9 @@ class ControlPlane:
         names = tuple(members)
         points: dict[str, Point] = {}
         for name, place in places.items():
-            if name not in names:
-                known = ", ".join(repr(escape_name(member)) for member in names)
-                raise UsageError(f"The plane names {escape_name(repr(name), 80)}; the members are {known}.")
+            name = require_member(name, names)
+            if name in points:
+                raise UsageError(f"The plane gives {escape_name(name)!r} two places.")
             point = parse_point(place, f"The place of {escape_name(name)!r}")
             if not (0 <= point[0] <= 1 and 0 <= point[1] <= 1):
                 raise UsageError(f"The place of {escape_name(name)!r} is ({point[0]:g}, {point[1]:g}); both are from 0 to 1.")

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 
 from dni_deploy.alpha.coefficients import SUM_TOLERANCE, Coefficients
+from dni_deploy.alpha.member_names import require_member
 from dni_deploy.errors import CoefficientsError, escape_name
 
 MAX_SUM_ROUNDING = 1e-12
@@ -74,9 +75,7 @@ def with_coefficient(point: Coefficients, member: str, coefficient: float, *, ex
         CoefficientsError: There is no such member, or the coefficient is NaN, infinite, or outside 0 to 1 without
             `extrapolate`.
     """
-    if member not in point.members:
-        names = ", ".join(repr(escape_name(name)) for name in point.members)
-        raise CoefficientsError(f"There is no member {escape_name(member)!r}; the members are {names}.")
+    member = require_member(member, point.members)
     if not math.isfinite(coefficient) or not (extrapolate or 0.0 <= coefficient <= 1.0):
         raise CoefficientsError(f"The share of {escape_name(member)!r} is {coefficient:g}; it must be a number from 0 to 1.")
     index = point.members.index(member)

@@ -26,6 +26,7 @@ from dni_deploy.alpha.keyframes import (
     from_pairs,
     from_text,
 )
+from dni_deploy.alpha.member_names import find_member
 from dni_deploy.alpha.member_path import PATH_KEY, follow_path, read_path_position
 from dni_deploy.alpha.simplex import interpolate_values
 from dni_deploy.errors import CoefficientsError, UsageError, escape_name
@@ -279,7 +280,7 @@ def track_to_json(track: KeyframeTrack, key: str, values: Sequence[Any]) -> dict
 
 def _parse_coefficients(keyframes: ParsedKeyframes, members: tuple[str, ...], extrapolate: bool) -> list[tuple[float, ...]]:
     """In family order; a file that lists its members may list them in another order."""
-    names = members if keyframes.members is None else keyframes.members
+    names = members if keyframes.members is None else tuple(find_member(name, members) or name for name in keyframes.members)
     if sorted(names) != sorted(members):
         raise CoefficientsError(
             f"The timeline is for the members {', '.join(map(repr, map(escape_name, names))) or 'none'}; "
@@ -289,7 +290,7 @@ def _parse_coefficients(keyframes: ParsedKeyframes, members: tuple[str, ...], ex
     rows = []
     for index, (moment, alpha) in enumerate(zip(keyframes.moments, keyframes.values, strict=True)):
         try:
-            values = Coefficients.parse(alpha, names, extrapolate=extrapolate, fill_missing=True).values
+            values = Coefficients.parse(alpha, names, extrapolate=extrapolate).values
         except CoefficientsError as error:
             raise CoefficientsError(
                 f"Keyframe {index + 1} at {moment}: {error}" if keyframes.has_times else str(error)

@@ -38,6 +38,7 @@ from dni_deploy.imaging.frames import Frame
 from dni_deploy.imaging.image_file import read_frame
 from dni_deploy.imaging.image_paths import Paths, list_images
 from dni_deploy.utils.atomic_write import check_outputs, write_bytes_atomically
+from dni_deploy.utils.install_line import format_install_line
 from dni_deploy.utils.optional_packages import import_optional
 from dni_deploy.utils.progress import OptionalProgress
 from engines.calibrated_network import read_network
@@ -50,7 +51,8 @@ MAX_MEMBERS_FOR_ALL_PAIRS = 4
 SAME_ARCHITECTURE_ADVICE = "Blend checkpoints of one architecture in one size: same names, same shapes."
 MAX_LISTED_DIFFERENCES = 3
 """Differences that are listed of a member of another network."""
-NO_ALIGNMENT_MESSAGE = "No permutation of channels was looked for: that needs scipy, pip install 'dni-deploy[tune]'."
+NO_ALIGNMENT_MESSAGE = "No permutation of channels was looked for: that needs scipy, "
+"""Before the line that installs it."""
 
 
 def check(
@@ -172,7 +174,7 @@ def _check_family(
     notes = [
         *family.notes,
         *run_notes,
-        *([NO_ALIGNMENT_MESSAGE] if _has_low_correlation(rows) and not can_align() else []),
+        *([NO_ALIGNMENT_MESSAGE + format_install_line("tune")] if _has_low_correlation(rows) and not can_align() else []),
     ]
     if calibration is not None:
         notes.append(f"This bundle's blends are calibrated, at {calibration['calibration_points']} alphas.")

@@ -13,6 +13,7 @@ from typing import Any
 
 from dni_deploy._version import __version__
 from dni_deploy.utils.hardware import cache_folder, count_cores, cpu_name, layout_instruction_sets, total_memory_bytes
+from dni_deploy.utils.install_line import format_install_line, format_requirement
 from engines.cuda import driver
 from engines.cuda.driver import Driver
 from engines.cuda.machine_code import choose_architectures
@@ -23,6 +24,8 @@ REPORTED_PACKAGES = (
     ("numpy", "everything"),
     ("onnx", "everything"),
     ("safetensors", "everything"),
+    ("click", "the command line"),
+    ("rich", "the command line"),
     ("pillow", "images"),
     ("onnxruntime", "engine onnxruntime"),
     ("onnxruntime-gpu", "engines onnxruntime-gpu, onnxruntime"),
@@ -33,10 +36,33 @@ REPORTED_PACKAGES = (
     ("pycuda", "the same, in place of cuda-bindings"),
     ("torch", "export"),
     ("onnxscript", "export"),
+    ("scipy", "export, tune, check"),
     ("spandrel", "more architectures"),
+    ("av", "video"),
+    ("starlette", "serve"),
+    ("uvicorn", "serve"),
+    ("websockets", "serve"),
+    ("python-osc", "alpha by OSC"),
+    ("mido", "alpha by MIDI"),
+    ("python-rtmidi", "alpha by MIDI"),
+    ("scikit-image", "tune"),
     ("matplotlib", "plots"),
+    ("vapoursynth", "scripts of VapourSynth"),
 )
 """Distribution and what it opens."""
+
+PACKAGES_BY_EXTRA: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "export": ("To export", ("torch", "onnxscript", "scipy")),
+    "video": ("For video, with Python 3.11 or newer", ("av",)),
+    "serve": ("For the live page", ("starlette", "uvicorn", "websockets")),
+    "live": ("To set alpha by OSC", ("python-osc",)),
+    "midi": ("To set alpha by MIDI", ("mido", "python-rtmidi")),
+    "tune": ("To find the best alpha, and alignments", ("scipy", "scikit-image")),
+    "report": ("For plots", ("matplotlib",)),
+    "spandrel": ("To export 42 more architectures", ("torch", "onnxscript", "spandrel")),
+    "vapoursynth": ("For scripts of VapourSynth, with Python 3.12 or newer", ("vapoursynth",)),
+}
+"""Extra -> what it is for, and its distributions. Those of the engines are not here: they depend on the GPU."""
 
 EQUIVALENT_PACKAGES: Mapping[str, tuple[str, ...]] = {
     "tensorrt": ("tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11"),
@@ -106,7 +132,7 @@ def doctor() -> DoctorReport:
     if len(runtimes) == 2:
         warnings.append(
             "Both onnxruntime and onnxruntime-gpu are installed and have overwritten each other's files. Keep one: "
-            f"pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'dni-deploy[{'gpu' if _has_usable_gpu(gpu) else 'cpu'}]'"
+            f"pip uninstall -y onnxruntime onnxruntime-gpu && {format_install_line('gpu' if _has_usable_gpu(gpu) else 'cpu')}"
         )
     if runtimes and import_error:
         warnings.append(f"{runtimes[0]} is installed and cannot be imported: {import_error}")
@@ -196,7 +222,7 @@ def _describe_machine(gpu: Driver | str, nvcc: str | None) -> dict[str, str]:
         "python": f"{platform.python_version()} ({sys.executable})",
         "system": platform.platform(),
         "cpu": name,
-        "instruction sets": ", ".join(flags) or "none known",
+        "instruction_sets": ", ".join(flags) or "none known",
         "cores": str(count_cores()),
         "memory": f"{whole / 2**30:.1f} GiB" if whole else "unknown",
         "gpu": _format_gpu(gpu),
@@ -213,11 +239,11 @@ def _make_advice(versions: Mapping[str, str], gpu: Driver | str) -> tuple[str, .
         reason = gpu if isinstance(gpu, str) else "the NVIDIA driver sees none"
         lines.append(f"There is no NVIDIA GPU to use here: {reason}. Bundles run on the CPU.")
     if not versions["onnxruntime"] and not versions["onnxruntime-gpu"]:
-        lines.append("To run bundles on this CPU: pip install 'dni-deploy[cpu]'")
-    if not versions["torch"] or not versions["onnxscript"]:
-        lines.append("To export: pip install 'dni-deploy[export]'")
-    if not versions["matplotlib"]:
-        lines.append("For plots: pip install 'dni-deploy[report]'")
+        lines.append(f"To run bundles on this CPU: {format_install_line('cpu')}")
+    for extra, (purpose, packages) in PACKAGES_BY_EXTRA.items():
+        missing = [name for name in packages if not versions[name]]
+        if missing:
+            lines.append(f"{purpose} ({' and '.join(missing)} missing): {format_install_line(extra)}")
     return tuple(lines)
 
 
@@ -226,9 +252,9 @@ def _make_gpu_advice(versions: Mapping[str, str], gpu: Driver) -> list[str]:
     name, capability = gpu.devices[0]
     first = "" if not versions["onnxruntime"] or versions["onnxruntime-gpu"] else "pip uninstall -y onnxruntime && "
     cuda = versions["pycuda"] or versions["cuda-bindings"]
-    for_tensorrt, for_onnxruntime, remark = "'dni-deploy[tensorrt]'", "'dni-deploy[gpu]'", ""
+    for_tensorrt, for_onnxruntime, remark = format_requirement("tensorrt"), format_requirement("gpu"), ""
     if gpu.version < (13, 0) or capability < MIN_CUDA13_CAPABILITY:
-        for_tensorrt = f"'dni-deploy[gpu]' polygraphy {ONNXRUNTIME_CUDA12} {TENSORRT_CUDA12}"
+        for_tensorrt = f"{format_requirement('gpu')} polygraphy {ONNXRUNTIME_CUDA12} {TENSORRT_CUDA12}"
         for_onnxruntime += f" {ONNXRUNTIME_CUDA12}"
         remark = (
             f" (newer packages are for CUDA 13; this driver serves {gpu.version[0]}.{gpu.version[1]}, this GPU has compute "
@@ -238,9 +264,7 @@ def _make_gpu_advice(versions: Mapping[str, str], gpu: Driver) -> list[str]:
     if not (versions["tensorrt"] and versions["polygraphy"] and cuda):
         lines.append(f"For TensorRT on {name}: {first}pip install {for_tensorrt}{remark}")
         if not versions["tensorrt-rtx"] and not remark:
-            lines.append(
-                f"Or TensorRT for RTX, whose plans are built in seconds: {first}pip install 'dni-deploy[tensorrt-rtx]'"
-            )
+            lines.append(f"Or TensorRT for RTX, whose plans are built in seconds: {first}{format_install_line('tensorrt-rtx')}")
     if not (versions["onnxruntime-gpu"] and cuda):
         lines.append(f"For ONNX Runtime on {name}: {first}pip install {for_onnxruntime}{remark}")
     return lines

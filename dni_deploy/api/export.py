@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.bundle.manifest import MANIFEST_FILE_NAME
+from dni_deploy.bundle.folder import MANIFEST_FILE_NAME
 from dni_deploy.bundle.writer import write_bundle
 from dni_deploy.checkpoints.checkpoint import Checkpoint
 from dni_deploy.checkpoints.family import Family

@@ -32,6 +32,8 @@ together where the image changes fast. Between them the slider is linear."""
 REPORTED_STEPS = 20
 """Number of steps by which evenness is reported: the paper's 0.05."""
 
+NOT_BETTER_NOTE = "The slider's steps are no more even than alpha's own: `dni-deploy slider BUNDLE --remove` removes it."
+
 
 @dataclass(frozen=True)
 class SliderReport:
@@ -144,14 +146,16 @@ def slider(
                 compute_unevenness(meter.measure_distances(held_out_images, alpha_steps)),
                 compute_unevenness(meter.measure_distances(held_out_images, slider_alphas)),
             )
+        unevenness = compute_unevenness(by_alpha), compute_unevenness(by_slider)
+        if unevenness[1] >= unevenness[0]:
+            notes = [*notes, NOT_BETTER_NOTE]
         report = SliderReport(
             bundle_name,
             opened.members,
             new_slider.points,
             by_alpha,
             by_slider,
-            compute_unevenness(by_alpha),
-            compute_unevenness(by_slider),
+            *unevenness,
             held_out_unevenness,
             images=len(test_images),
             engine=session.engine.name,

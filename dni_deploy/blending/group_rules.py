@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dni_deploy.alpha.coefficients import Alpha, Coefficients
+from dni_deploy.alpha.member_names import require_member
 from dni_deploy.blending.weight_groups import WeightGroups
 from dni_deploy.errors import CoefficientsError, UsageError, escape_name
 
@@ -151,10 +152,8 @@ def _parse_alpha(alpha: Alpha, members: tuple[str, ...], extrapolate: bool) -> R
 
 def _parse_relative(match: re.Match[str], name: str | None, members: tuple[str, ...]) -> RelativeAlpha:
     sign, number = match.groups()
-    if name is not None and name not in members:
-        raise CoefficientsError(
-            f"Alpha names {escape_name(repr(name))}; the members are {', '.join(map(escape_name, members))}."
-        )
+    if name is not None:
+        name = require_member(name, members)
     if sign is None:
         return RelativeAlpha(0)
     if name is None and len(members) != 2:

@@ -15,7 +15,8 @@ from onnx import ModelProto
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from dni_deploy.bundle.manifest import MANIFEST_FILE_NAME, Manifest
+from dni_deploy.bundle.folder import MANIFEST_FILE_NAME, check_bundle_folder
+from dni_deploy.bundle.manifest import Manifest
 from dni_deploy.bundle.slider import PerceptualSlider
 from dni_deploy.bundle.stored_file import read_verified
 from dni_deploy.errors import BundleError, MismatchError, RefusedError, UsageError, escape_name
@@ -74,9 +75,7 @@ class Bundle:
     @classmethod
     def read_manifest(cls, folder: Path) -> Bundle:
         """Opens a bundle without checking any file but the manifest; errors are those of `open`."""
-        if not folder.is_dir():
-            problem = "is not a folder" if os.path.lexists(folder) else "does not exist"
-            raise BundleError(f"{escape_name(folder)} {problem}; a bundle is the folder that `dni-deploy export` writes.")
+        check_bundle_folder(folder)
         data = read_verified(folder, None, keep=True)
         try:
             return cls(folder, Manifest.from_bytes(data), sha256(data).hexdigest())

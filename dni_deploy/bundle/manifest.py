@@ -15,7 +15,6 @@ from dni_deploy.signature import Signature
 
 MANIFEST_FORMAT = "dni-deploy bundle"
 MANIFEST_SCHEMA_VERSION = 1
-MANIFEST_FILE_NAME = "manifest.json"
 MAX_MANIFEST_BYTES = 4 << 20
 """About 200 bytes for each tensor of the largest network that we know (8,000 tensors), with room to spare."""
 MAX_JSON_DEPTH = 32

@@ -8,7 +8,8 @@ import stat
 from hashlib import sha256
 from pathlib import Path
 
-from dni_deploy.bundle.manifest import MANIFEST_FILE_NAME, MAX_MANIFEST_BYTES, StoredFile
+from dni_deploy.bundle.folder import MANIFEST_FILE_NAME
+from dni_deploy.bundle.manifest import MAX_MANIFEST_BYTES, StoredFile
 from dni_deploy.errors import BundleError, RefusedError, escape_name
 
 _READ_CHUNK_BYTES = 1 << 20

@@ -16,9 +16,9 @@ from onnx import ModelProto, TensorProto
 from safetensors.numpy import save
 
 from dni_deploy.bundle.bundle import Bundle
+from dni_deploy.bundle.folder import MANIFEST_FILE_NAME
 from dni_deploy.bundle.manifest import (
     ATTACHMENT_FIELDS,
-    MANIFEST_FILE_NAME,
     Manifest,
     MemberEntry,
     StoredFile,

@@ -114,6 +114,8 @@ def check_head(checkpoint_file: CheckpointFile, *, has_graph: bool = False) -> N
     if not head:
         raise CheckpointError(f"{name} is empty (0 bytes); download or save it again.")
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith(b"<?xml") and b"<net " in start:
+        raise CheckpointError(f"{name} is a graph of OpenVINO; export the .onnx files or checkpoints that it was made from.")
     if start.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--")):
         raise CheckpointError(f"{name} looks like a web page, not a checkpoint; download the file itself again.")
     if start.startswith(b"version https://git-lfs"):

@@ -23,6 +23,7 @@ COMMANDS = {
     "doctor": "Show what is installed, which engines can run, and why others cannot.",
     "demo": "Run a demo: add noise to a photograph, sweep alpha, write a page with a slider.",
     "completion": "Print the completion script of a shell.",
+    "help": "Show the help of a command, or the manual page.",
 }
 """Every command, in the order of the work, with its one line; `cli/NAME.py` holds it as `command`."""
 

@@ -18,6 +18,7 @@ from dni_deploy._version import __version__
 from dni_deploy.cli.commands import COMMANDS, COMPLETE_VARIABLE, PROGRAM_NAME, format_help_summary
 from dni_deploy.cli.logs import hide_logs, show_logs
 from dni_deploy.cli.output import CommandOutput
+from dni_deploy.cli.usage_errors import explain_unknown_command, explain_usage_error
 from dni_deploy.errors import DniError, InputError, LimitError, UsageError, escape_name
 from dni_deploy.utils.optional_packages import explain_missing_package
 
@@ -45,6 +46,20 @@ class CommandGroup(click.Group):
         """Returns the help summary."""
         return format_help_summary()
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parses what stands before the command; errors say what was probably meant."""
+        given = tuple(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            raise explain_usage_error(error, self, ctx, given) from None
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """Finds the command that the first argument names."""
+        if args[0] not in COMMANDS:
+            raise click.UsageError(explain_unknown_command(args[0]), ctx)
+        return super().resolve_command(ctx, args)
+
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "DNI"})
 @click.option("-q", "--quiet", is_flag=True)
@@ -68,6 +83,8 @@ def run_command_line(args: list[str]) -> int:
         The exit code.
     """
     if COMPLETE_VARIABLE in os.environ:
+        import dni_deploy.cli.completers  # noqa: F401  # adds PowerShell
+
         return shell_complete(group, {}, PROGRAM_NAME, COMPLETE_VARIABLE, os.environ[COMPLETE_VARIABLE])
     command_output = CommandOutput(json="--json" in args, debug="--debug" in args)
     for stream in (sys.stdout, sys.stderr):

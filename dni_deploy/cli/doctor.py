@@ -24,7 +24,7 @@ def command(command_output: CommandOutput) -> None:
     report = import_optional("dni_deploy.api.doctor").doctor()
     if command_output.print_result("doctor", report.to_json()):
         return
-    print_summary(report.machine)
+    print_summary({name.replace("_", " "): fact for name, fact in report.machine.items()})
     click.echo()
     print_table(
         ["package", "version", "needed for"], [(name, version or "-", opens) for name, version, opens in report.packages]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
 from dni_deploy.cli import options
-from dni_deploy.cli.output import OUTPUT_SCHEMA_VERSION, CommandOutput, format_seconds
+from dni_deploy.cli.completers import complete_alpha
+from dni_deploy.cli.output import CommandOutput, format_seconds
 from dni_deploy.errors import escape_name
 from dni_deploy.utils.optional_packages import import_optional
 
@@ -32,7 +32,7 @@ from dni_deploy.utils.optional_packages import import_optional
     "16 bits are little-endian.",
 )
 @click.option("--size", metavar="WxH", help="Size of bare frames in pixels, such as 640x360.")
-@click.option("--fps", metavar="N", help="Frames per second, 25 or 30000/1001, if the stream does not say.")
+@click.option("--fps", metavar="RATE", help="Frames per second, 25 or 30000/1001, if the stream does not say.")
 @click.option(
     "--matrix",
     type=click.Choice(["auto", "709", "601"]),
@@ -43,6 +43,7 @@ from dni_deploy.utils.optional_packages import import_optional
 @click.option(
     "--alpha",
     metavar="ALPHA",
+    shell_complete=complete_alpha,
     help='As for run; or alpha over time, "0:gan=0, 2.5s:gan=1"; or a file of keyframes.  [default: the first member alone]',
 )
 @click.option(
@@ -59,6 +60,7 @@ from dni_deploy.utils.optional_packages import import_optional
 @click.option(
     "--token",
     "http_token",
+    metavar="SECRET",
     help="The secret that requests to --http carry; better as DNI_FILTER_TOKEN.  [default: random, and printed]",
 )
 @click.option(
@@ -128,8 +130,7 @@ def command(
             options=session_options,
             note=print_note,
         )
-    if command_output.json:
-        click.echo(json.dumps({"schema": OUTPUT_SCHEMA_VERSION, "command": "filter", **report.to_json()}), err=True)
+    if command_output.print_result("filter", report.to_json(), on_one_line=True, to_stderr=True):
         return
     pace = f", {report.frames / report.seconds:.0f} frames per second" if report.seconds else ""
     closed = "; their reader closed the pipe" if report.closed_by == "sink" else ""

@@ -11,9 +11,13 @@ from typing import Any, TypeVar
 
 import click
 
+from dni_deploy.bundle.folder import MANIFEST_FILE_NAME, check_bundle_folder
 from dni_deploy.cli.commands import COMMANDS, DEBUG_HELP, QUIET_HELP, VERBOSE_HELP
+from dni_deploy.cli.completers import complete_alpha, complete_engine
 from dni_deploy.cli.logs import show_logs
+from dni_deploy.cli.option_types import set_plain_type
 from dni_deploy.cli.output import CommandOutput
+from dni_deploy.cli.usage_errors import explain_usage_error
 from dni_deploy.errors import UsageError, escape_name
 from dni_deploy.utils.file_entry import split_entry
 from dni_deploy.utils.optional_packages import import_optional
@@ -46,6 +50,14 @@ class CommandWithExamples(click.Command):
         """
         super().__init__(*args, **kwargs)
         self.examples = examples
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parses the arguments; errors say what was probably meant."""
+        given = tuple(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            raise explain_usage_error(error, self, ctx, given) from None
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes the examples."""
@@ -93,6 +105,7 @@ def command(name: str, examples: str) -> Callable[[Callable[..., Any]], click.Co
 
         @wraps(function)
         def callback(command_output: CommandOutput, **values: Any) -> Any:
+            _note_decimal_comma(command_output, values)
             _resolve_slider(values)
             _resolve_rules(values)
             _resolve_alpha_map(values)
@@ -121,9 +134,19 @@ def command(name: str, examples: str) -> Callable[[Callable[..., Any]], click.Co
                 parameter.envvar = [
                     f"DNI_{name}_{spelling[2:]}".replace("-", "_").upper() for spelling in spellings if spelling[:2] == "--"
                 ]
+                set_plain_type(parameter)
         return result
 
     return decorate
+
+
+def _note_decimal_comma(command_output: CommandOutput, values: Mapping[str, Any]) -> None:
+    """Notes how an alpha was read that may mean another one."""
+    for value in (values.get("alpha"), values.get("alpha_map_to")):
+        if isinstance(value, str) and "," in value:
+            note = import_optional("dni_deploy.alpha.coefficients").find_decimal_comma(value)
+            if note is not None:
+                command_output.print_note(note)
 
 
 def _make_flag(spelling: str, field: str, text: str) -> click.Option:
@@ -164,6 +187,7 @@ def make_alpha_option(exception: str) -> Callable[[Function], Function]:
     return click.option(
         "--alpha",
         metavar="ALPHA",
+        shell_complete=complete_alpha,
         help="The first member's share, 0 to 1 (two members); or shares by name, psnr=0.35,gan=0.65; or one number per member. "
         f"Required unless {exception} supplies it.",
     )
@@ -198,7 +222,12 @@ alpha_map_options = _combine(
         metavar="MASK",
         help="A gray image with an alpha for each pixel; black is --alpha. For a video, also a gray video with as many frames.",
     ),
-    click.option("--alpha-map-to", metavar="ALPHA", help="The alpha where MASK is white.  [default: the first member alone]"),
+    click.option(
+        "--alpha-map-to",
+        metavar="ALPHA",
+        shell_complete=complete_alpha,
+        help="The alpha where MASK is white.  [default: the first member alone]",
+    ),
     click.option(
         "--levels",
         type=click.IntRange(2, 256),
@@ -271,8 +300,9 @@ extrapolate = click.option(
 )
 engine = click.option(
     "--engine",
-    metavar="auto|NAME",
+    metavar="NAME",
     default="auto",
+    shell_complete=complete_engine,
     show_default=True,
     help="The engine that runs the network: tensorrt, tensorrt-rtx, onnxruntime-gpu or onnxruntime; auto chooses the first of them that "
     "can run here and says why. `dni-deploy doctor` lists all engines.",
@@ -310,7 +340,9 @@ controls = click.option(
 session_options = _combine(engine, precision, device, threads, controls)
 """What every command that runs a network takes; the command gets it as one SessionOptions, `session_options`."""
 
-arch = click.option("--arch", default="auto", show_default=True, help="Name of the architecture, or package.module:factory.")
+arch = click.option(
+    "--arch", metavar="NAME", default="auto", show_default=True, help="Name of the architecture, or package.module:factory."
+)
 key = click.option(
     "--key",
     metavar="ENTRY",
@@ -333,12 +365,25 @@ overlap = click.option(
     metavar="PIXELS",
     help="Number of input pixels that neighboring tiles share.  [default: the network's radius]",
 )
-bundle = click.argument("bundle", type=PATH_TYPE)
+
+
+def _check_bundle(ctx: click.Context, param: click.Parameter, path: Path) -> Path:
+    """Refuses what is no bundle by its name or kind before anything else of the command line is looked at."""
+    is_named_as_one = path.suffix.lower() == ".dni" or not path.suffix
+    if not ctx.resilient_parsing and (path.exists() or not is_named_as_one):
+        check_bundle_folder(path)
+    return path
+
+
+# click calls it before it misses an option: that this is no bundle is more to the point. Eager it would come before -h.
+bundle = click.argument("bundle", type=PATH_TYPE, callback=_check_bundle)
 
 
 def output_option(text: str, *, required: bool = True, default: str | None = None) -> Callable[[Function], Function]:
     """Makes the option -o/--output with its help text."""
-    return click.option("-o", "--output", type=PATH_TYPE, required=required, default=default, show_default=True, help=text)
+    # From click 8.3 on, a default of None counts as a value, and a required option as given.
+    defaults: dict[str, Any] = {} if default is None else {"default": default, "show_default": True}
+    return click.option("-o", "--output", type=PATH_TYPE, required=required, help=text, **defaults)
 
 
 def parse_members(arguments: tuple[str, ...]) -> dict[str, Path]:
@@ -360,6 +405,10 @@ def parse_members(arguments: tuple[str, ...]) -> dict[str, Path]:
             name, path = Path(split_entry(argument)[0]).stem, argument
         if not path:
             raise UsageError(f"{escape_name(argument)!r} names a member and no file; write NAME=PATH.")
+        if Path(path, MANIFEST_FILE_NAME).is_file():
+            raise UsageError(
+                f"{escape_name(path)} is a bundle already, and members are files of weights; `run` and `serve` take it."
+            )
         if name in paths:
             raise UsageError(f"Two members are named {escape_name(name)!r}; write NAME=PATH to give each its own name.")
         paths[name] = Path(path)

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import click
@@ -33,18 +33,34 @@ class CommandOutput:
         json: One JSON object on stdout and nothing else.
         quiet: No progress.
         debug: Tracebacks of errors.
+        notes: What the command line was read as, for the "notes" of the JSON object.
     """
 
     json: bool = False
     quiet: bool = False
     debug: bool = False
+    notes: list[str] = field(default_factory=list)
 
-    def print_result(self, command: str, fields: Mapping[str, Any]) -> bool:
+    def print_note(self, sentence: str) -> None:
+        """Prints a note on the command line, on stderr; with --json it is part of the result.
+
+        Args:
+            sentence: The note.
+        """
+        self.notes.append(sentence)
+        if not self.json:
+            click.echo(f"note: {escape_name(sentence, 1000)}", err=True)
+
+    def print_result(
+        self, command: str, fields: Mapping[str, Any], *, on_one_line: bool = False, to_stderr: bool = False
+    ) -> bool:
         """Prints the result as JSON, where the command line has --json.
 
         Args:
             command: The command's name.
             fields: The result.
+            on_one_line: Whether the object is one line, for a command that prints it while it goes on.
+            to_stderr: Whether it goes to stderr, where stdout is for something else.
 
         Returns:
             Whether it was printed, so that nothing else is to be.
@@ -55,7 +71,10 @@ class CommandOutput:
                 "command": command,
                 **{key: value for key, value in fields.items() if key != "schema"},
             }
-            click.echo(json.dumps(_replace_non_finite(body), indent=2, allow_nan=False, default=str))
+            if self.notes:
+                body["notes"] = [*self.notes, *body.get("notes", ())]
+            indent = None if on_one_line else 2
+            click.echo(json.dumps(_replace_non_finite(body), indent=indent, allow_nan=False, default=str), err=to_stderr)
         return self.json
 
     def print_event(self, name: str, fields: Mapping[str, Any], sentence: str) -> None:
@@ -109,7 +128,7 @@ class CommandOutput:
 
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("", total=None)
+            task = bar.add_task("starting", total=None)
             yield lambda done, total, what: bar.update(task, completed=done, total=total, description=escape_name(what, 60))
 
 

@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from dni_deploy.cli import options
+from dni_deploy.cli.completers import complete_alpha
 from dni_deploy.cli.output import CommandOutput, format_seconds
 from dni_deploy.utils.optional_packages import import_optional
 
@@ -36,22 +37,38 @@ def _as_stdin(ctx: click.Context, param: click.Parameter, is_set: bool) -> IO[st
 @options.bundle
 @click.argument("source", required=False, type=options.PATH_TYPE)
 @click.option(
-    "--host", default="localhost", show_default=True, help="The address to listen on; any but loopback needs --token."
+    "--host",
+    metavar="ADDRESS",
+    default="localhost",
+    show_default=True,
+    help="The address to listen on; any but loopback needs --token.",
 )
-@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="The TCP port; 0: any free port.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    default=8765,
+    show_default=True,
+    help="The TCP port; 0: any free port.",
+)
 @click.option(
     "--alpha",
     metavar="ALPHA",
+    shell_complete=complete_alpha,
     help="The first alpha, or alpha over time: a timeline, a curve or a file, as for video.  [default: equal shares]",
 )
 @click.option("--plane", type=options.PATH_TYPE, help="A JSON file with the members' positions in the control plane.")
-@click.option("--slew", type=float, help="Limit of the change of a share, per second.  [default: none]")
+@click.option(
+    "--slew", type=click.FloatRange(0, min_open=True), help="Limit of the change of a share, per second.  [default: none]"
+)
 @click.option("--osc", metavar="[HOST:]PORT", help="Set alpha by OSC on this UDP port of loopback, or of HOST, too.")
 @options.osc_map
 @click.option("--midi", metavar="CONTROLLER[@PORT]", help="Set alpha by MIDI, too: 1, 1@PORT, or 20=psnr,21=gan.")
 @click.option("--lines", is_flag=True, callback=_as_stdin, help="Set alpha by lines on stdin, too, such as gan=0.7.")
 @click.option("--camera", type=click.IntRange(0, 63), help="Number of the camera to show instead of a file, from 0.")
-@click.option("--size", default="640x360", show_default=True, help="Frames are scaled down to fit this size in pixels.")
+@click.option(
+    "--size", metavar="WxH", default="640x360", show_default=True, help="Frames are scaled down to fit this size in pixels."
+)
 @click.option(
     "--quality",
     type=click.IntRange(1, 95),
@@ -60,10 +77,17 @@ def _as_stdin(ctx: click.Context, param: click.Parameter, is_set: bool) -> IO[st
     help="Quality of the JPEG images that the page gets.",
 )
 @click.option(
-    "--fps", type=click.FloatRange(1, 240), default=60.0, show_default=True, help="Maximum number of frames per second."
+    "--fps",
+    metavar="RATE",
+    type=click.FloatRange(1, 240),
+    default=60.0,
+    show_default=True,
+    help="Maximum number of frames per second.",
 )
 @click.option(
-    "--token", help="A secret of your own for the address, such as for OBS; better set as DNI_SERVE_TOKEN.  [default: random]"
+    "--token",
+    metavar="SECRET",
+    help="A secret of your own for the address, such as for OBS; better set as DNI_SERVE_TOKEN.  [default: random]",
 )
 @click.option(
     "--alpha-log",
@@ -100,7 +124,7 @@ def command(
     def on_started(serving: ServeStatus, page: PageServer) -> None:
         if serving.warning:
             click.echo(f"dni-deploy: warning: {serving.warning}", err=True)
-        if not command_output.print_result("serve", serving.to_json()):
+        if not command_output.print_result("serve", serving.to_json(), on_one_line=True):
             click.echo(serving.url)
             if not command_output.quiet:
                 for sentence in serving.notes:
@@ -128,7 +152,8 @@ def command(
         options=session_options,
         on_started=on_started,
     )
-    if not command_output.quiet:
+    summary = {"frames": report.frames, "seconds": report.seconds}
+    if not command_output.print_result("serve", summary, on_one_line=True) and not command_output.quiet:
         click.echo(f"{report.frames} frames in {format_seconds(report.seconds)}", err=True)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from dni_deploy.cli import options
+from dni_deploy.cli.completers import complete_alpha
 from dni_deploy.cli.output import CommandOutput, format_seconds, print_summary
 from dni_deploy.cli.standard_streams import STANDARD_STREAM, resolve_standard_streams
 from dni_deploy.errors import UsageError, escape_name
@@ -64,6 +65,7 @@ def _parse_streams(ctx: click.Context, param: click.Parameter, text: str | None)
 @click.option(
     "--alpha",
     metavar="ALPHA",
+    shell_complete=complete_alpha,
     help='An alpha as for run; or alpha over time, "0:gan=0, 2.5s:gan=1"; or a file of keyframes, .json or .csv; '
     "or an alpha log, .jsonl. Required unless --alpha-map (two members) or --alpha-preset supplies it.",
 )

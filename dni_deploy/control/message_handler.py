@@ -9,7 +9,8 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 
-from dni_deploy.alpha.coefficients import Alpha, Coefficients
+from dni_deploy.alpha.coefficients import Alpha, Coefficients, parse_share
+from dni_deploy.alpha.member_names import find_member
 from dni_deploy.alpha.plane import ControlPlane
 from dni_deploy.alpha.simplex import with_coefficient
 from dni_deploy.control.shared_alpha import SharedAlpha
@@ -62,7 +63,7 @@ class AlphaMessageHandler:
             CoefficientsError: The alpha cannot be used with this family.
         """
         members, extrapolate = self.shared_alpha.members, self.shared_alpha.extrapolate
-        coefficients = Coefficients.parse(alpha, members, extrapolate=extrapolate, fill_missing=True)
+        coefficients = Coefficients.parse(alpha, members, extrapolate=extrapolate)
         return self.shared_alpha.set_alpha(coefficients, self.source)
 
     def set_coefficient(self, member: str, coefficient: float) -> int:
@@ -122,8 +123,8 @@ class AlphaMessageHandler:
         words = text.split()
         if words and words[0].lower() == "plane":
             return self.set_point(*_parse_numbers(words[1:], 2, "plane"))
-        if len(words) == 2 and words[0] in self.shared_alpha.members:
-            return self.set_coefficient(words[0], *_parse_numbers(words[1:], 1, words[0]))
+        if len(words) == 2 and find_member(words[0], self.shared_alpha.members) is not None:
+            return self.set_coefficient(words[0], parse_share(words[1]))
         if len(words) == 2 and any(words[0] == control.name for control in self.shared_alpha.controls):
             return self.set_control(words[0], *_parse_numbers(words[1:], 1, words[0]))
         stripped = text.strip()

@@ -12,11 +12,13 @@ from typing import Any
 
 import mido
 
+from dni_deploy.alpha.member_names import find_member
 from dni_deploy.alpha.plane import ControlPlane
 from dni_deploy.control.listener import AlphaListener
 from dni_deploy.control.message_handler import AlphaMessageHandler, ReportMessage
 from dni_deploy.control.shared_alpha import SharedAlpha
 from dni_deploy.errors import UnavailableError, UsageError, escape_name
+from dni_deploy.utils.install_line import format_install_line
 
 LSB_CONTROLLER_OFFSET = 32
 """Controller n has its least significant byte in n + 32. Source: MIDI 1.0, control change messages 32 to 63."""
@@ -41,6 +43,11 @@ class ControlChangeHandler:
         axes = ("x", "y") if handler.plane is not None else ()
         self._network_controls = {control.name: control for control in handler.shared_alpha.controls}
         known = {"", *handler.shared_alpha.members, *self._network_controls, *axes}
+        members = handler.shared_alpha.members
+        controls = {
+            control: target if target in known else find_member(target, members) or target
+            for control, target in controls.items()
+        }
         for control, target in controls.items():
             if not 0 <= control < 128 or target not in known:
                 raise UsageError(
@@ -173,7 +180,7 @@ def list_inputs() -> list[str]:
         return list(mido.get_input_names())
     except ModuleNotFoundError:
         raise UnavailableError(
-            "This needs the package 'rtmidi', which is not installed: pip install 'dni-deploy[midi]'"
+            f"This needs the package 'rtmidi', which is not installed: {format_install_line('midi')}"
         ) from None
     except Exception as error:  # SystemError where there is no ALSA sequencer
         raise UnavailableError(

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dni_deploy.alpha.member_names import require_member
 from dni_deploy.errors import UsageError, escape_name
 from dni_deploy.network_controls import Control, find_control
 
@@ -75,8 +76,8 @@ def parse_osc_mapping(text: str, members: Sequence[str], controls: Sequence[Cont
         raise UsageError(f"{quoted!r}: an address has none of the characters ? * [ ] {{ }}; only messages have patterns.")
     control = find_control(controls, match["name"]) if kind == "control" else None
     member = match["name"] if kind == "alpha" else None
-    if member is not None and member not in members:
-        raise UsageError(f"{quoted!r} names {escape_name(member)!r}; the members are {', '.join(map(escape_name, members))}.")
+    if member is not None:
+        member = require_member(member, members)
     value_range = None if match["low"] is None else (float(match["low"]), float(match["high"]))
     if value_range is not None and value_range[0] == value_range[1]:
         raise UsageError(f"{quoted!r}: both ends of the range are {value_range[0]:g}.")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.utils.hardware import has_bfloat16
+from dni_deploy.utils.install_line import format_install_line
 from dni_deploy.utils.progress import OptionalProgress
 from engines.interface import Engine, EngineOptions
 from engines.registry import (
@@ -107,7 +108,7 @@ def _make_torch_baseline(name: str, title: str, engine_class: str) -> BackendMod
 
     def unavailable_reason(bundle: Bundle | None) -> str | None:
         if importlib.util.find_spec("torch") is None:
-            return "torch not installed: pip install 'dni-deploy[export]'"
+            return f"torch not installed: {format_install_line('export')}"
         return _why_calibration_unsupported(bundle)
 
     return BackendMode(name, title, open_engine, unavailable_reason, module=TORCH_BASELINES)

@@ -6,6 +6,7 @@ import importlib
 from types import ModuleType
 
 from dni_deploy.errors import UnavailableError, escape_name
+from dni_deploy.utils.install_line import format_install_line
 
 OWN_PACKAGES = ("exporters", "engines")
 DISTRIBUTION = "dni-deploy"
@@ -80,5 +81,5 @@ def explain_missing_package(error: ModuleNotFoundError) -> UnavailableError | No
     if package not in EXTRA_BY_PACKAGE:
         return None
     return UnavailableError(
-        f"This needs the package '{package}', which is not installed: pip install 'dni-deploy[{EXTRA_BY_PACKAGE[package]}]'"
+        f"This needs the package '{package}', which is not installed: {format_install_line(EXTRA_BY_PACKAGE[package])}"
     )

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from dni_deploy.errors import EngineError, escape_name
+from dni_deploy.utils.install_line import format_install_line
 
 CUDA_DRIVER_LIBRARIES = {"posix": "libcuda.so.1", "nt": "nvcuda.dll"}
 """By os.name."""
@@ -112,7 +113,7 @@ def why_no_cuda_package() -> str | None:
         return None
     chosen = os.environ.get(CUDA_PACKAGE_VARIABLE)
     if not chosen:
-        return "neither pycuda nor cuda-bindings installed: pip install 'dni-deploy[gpu]'"
+        return f"neither pycuda nor cuda-bindings installed: {format_install_line('gpu')}"
     if chosen in CUDA_PACKAGES:
         return f"{CUDA_PACKAGE_VARIABLE} names {chosen}, which is not installed"
     return f"{CUDA_PACKAGE_VARIABLE} is {escape_name(chosen)!r}, which is neither pycuda nor cuda-bindings"

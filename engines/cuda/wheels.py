@@ -10,7 +10,7 @@ from engines.cuda import driver
 MIN_DRIVER_BRANCH = {12: 525, 13: 580}
 """The first NVIDIA driver by CUDA's major version. Source: CUDA's compatibility guide, "minor version compatibility"."""
 
-ONNXRUNTIME_CUDA12, TENSORRT_CUDA12 = "'onnxruntime-gpu[cuda,cudnn]<1.27'", "tensorrt-cu12"
+ONNXRUNTIME_CUDA12, TENSORRT_CUDA12 = '"onnxruntime-gpu[cuda,cudnn]<1.27"', "tensorrt-cu12"
 """What pip installs for CUDA 12; onnxruntime-gpu 1.27 is the first for CUDA 13."""
 
 

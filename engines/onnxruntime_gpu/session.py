@@ -75,7 +75,7 @@ def open_session(model: onnx.ModelProto, provider: str, options: Mapping[str, st
             ort.preload_dlls()
     message = (
         f"ONNX Runtime {ort.__version__} could not load its CUDA provider: it needs the CUDA and cuDNN that it was built for, "
-        "such as those of pip install 'onnxruntime-gpu[cuda,cudnn]'."
+        'such as those of pip install "onnxruntime-gpu[cuda,cudnn]".'
     )
     if provider not in ort.get_available_providers():
         raise UnavailableError(message)

@@ -108,6 +108,6 @@ def load_library(name: str = "tensorrt") -> Library:
     if not library.features.device_weights and NUMPY_MAJOR_VERSION >= 2:
         raise UnavailableError(
             f"{library.title} reads the arrays of NumPy 2 wrong, without an error, so that weights would be lost; "
-            "pip install 'numpy<2' or a newer TensorRT."
+            'pip install "numpy<2" or a newer TensorRT.'
         )
     return library

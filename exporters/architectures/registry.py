@@ -15,6 +15,7 @@ from types import ModuleType
 import numpy as np
 
 from dni_deploy.errors import MismatchError, UnavailableError, UsageError, escape_name
+from dni_deploy.utils.install_line import format_install_line
 from dni_deploy.utils.optional_packages import explain_missing_package
 from exporters.architectures import compact, cyclegan, dcgan, dncnn, rrdbnet, srcnn, transformer_net
 from exporters.architectures.architecture import Architecture, shapes_of
@@ -87,7 +88,7 @@ def import_spandrel() -> ModuleType:
 
 
 def _find_with_spandrel(tensors: Mapping[str, np.ndarray]) -> Architecture:
-    advice = "the extra 'spandrel' knows 42 more."
+    advice = f"the extra 'spandrel' knows 42 more: {format_install_line('spandrel')}"
     if importlib.util.find_spec("spandrel") is not None:
         try:
             architecture: Architecture | None = import_spandrel().recognize_architecture(tensors)

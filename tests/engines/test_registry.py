@@ -14,6 +14,7 @@ import pytest
 
 import engines
 from dni_deploy.errors import BundleError, EngineError, RefusedError, UnavailableError, UsageError
+from dni_deploy.utils.install_line import format_install_line
 from engines import registry
 from engines.interface import EngineOptions
 from engines.registry import (
@@ -223,11 +224,12 @@ def test_unused_options_are_refused() -> None:
 
 def test_unknown_engine_and_missing_package_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
-        UsageError, match=r"no engine 'vulkan'; there are auto, tensorrt, tensorrt-rtx, onnxruntime-gpu, onnxruntime\."
+        UsageError,
+        match=r"no engine 'vulkan'; there are auto, tensorrt, tensorrt-rtx, onnxruntime-gpu, onnxruntime; did you mean 'auto'\?",
     ):
         choose_engine("vulkan")
     monkeypatch.setattr("engines.registry.find_spec", lambda name: None)
-    with pytest.raises(UnavailableError, match=r"pip install 'dni-deploy\[cpu\]'"):
+    with pytest.raises(UnavailableError, match=r"pip install .*\[cpu\]"):
         choose_engine("onnxruntime")
     with pytest.raises(UnavailableError, match=r"No engine can run"):
         choose_engine()
@@ -254,9 +256,9 @@ def test_unavailable_reasons_are_in_order_of_resolution(monkeypatch: pytest.Monk
     monkeypatch.setattr("engines.cuda.driver.why_gpu_unavailable", lambda: None)
     monkeypatch.setattr(registry, "find_spec", lambda name: None)
     assert registry.why_tensorrt_unavailable(None) == (
-        "tensorrt and polygraphy not installed: pip install 'dni-deploy[tensorrt]'"
+        f"tensorrt and polygraphy not installed: {format_install_line('tensorrt')}"
     )
-    assert registry.why_onnxruntime_gpu_unavailable(None) == "onnxruntime not installed: pip install 'dni-deploy[gpu]'"
+    assert registry.why_onnxruntime_gpu_unavailable(None) == f"onnxruntime not installed: {format_install_line('gpu')}"
 
     class Spec:
         submodule_search_locations = (str(tmp_path),)
@@ -264,7 +266,7 @@ def test_unavailable_reasons_are_in_order_of_resolution(monkeypatch: pytest.Monk
     monkeypatch.setattr(registry, "find_spec", lambda name: Spec())
     monkeypatch.setattr("engines.cuda.driver.find_spec", lambda name: None)
     monkeypatch.delenv("DNI_CUDA", raising=False)
-    neither = "neither pycuda nor cuda-bindings installed: pip install 'dni-deploy[gpu]'"
+    neither = f"neither pycuda nor cuda-bindings installed: {format_install_line('gpu')}"
     assert registry.why_tensorrt_unavailable(None) == registry.why_onnxruntime_gpu_unavailable(None) == neither
     monkeypatch.setattr("engines.cuda.driver.find_spec", lambda name: Spec())
     assert "no CUDA provider" in str(registry.why_onnxruntime_gpu_unavailable(None))

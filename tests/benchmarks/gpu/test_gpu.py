@@ -27,6 +27,7 @@ from benchmarks.page import page
 from dni_deploy.blending.blend import blend_float64
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import InputError
+from dni_deploy.utils.install_line import format_install_line
 from engines import ort_session
 from engines.interface import PRECISIONS
 from tests.fakes.gpu import FakeGpu
@@ -556,7 +557,7 @@ def test_both_tensorrt_libraries_have_the_same_modes_and_reasons_of_their_own(mo
     monkeypatch.setattr(registry.wheels, "why_driver_too_old", lambda library: None)
     assert by_name["tensorrt-graph"].unavailable_reason() is None
     reason = by_name["tensorrt-rtx-graph"].unavailable_reason()
-    assert reason == "tensorrt_rtx not installed: pip install 'dni-deploy[tensorrt-rtx]'"
+    assert reason == f"tensorrt_rtx not installed: {format_install_line('tensorrt-rtx')}"
 
 
 @pytest.mark.parametrize("library", ["tensorrt", "tensorrt-rtx"])

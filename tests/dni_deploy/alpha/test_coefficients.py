@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dni_deploy.alpha.coefficients import SUM_TOLERANCE, Coefficients
+from dni_deploy.alpha.coefficients import SUM_TOLERANCE, Coefficients, find_decimal_comma
 from dni_deploy.errors import CoefficientsError
 
 TWO, THREE = ("psnr", "gan"), ("a", "b", "c")
@@ -29,6 +29,14 @@ TWO, THREE = ("psnr", "gan"), ("a", "b", "c")
         ("psnr=0.3,gan=0.7", TWO, (0.3, 0.7)),
         ("gan = 0.7 , psnr = 0.3", TWO, (0.3, 0.7)),
         ("gan=1", TWO, (0.0, 1.0)),
+        ("35%", TWO, (0.35, 0.65)),
+        (" 35 % ", TWO, (0.35, 0.65)),
+        ("gan=65%", TWO, (0.35, 0.65)),
+        ("20%,30%,50%", THREE, (0.2, 0.3, 0.5)),
+        ("GAN=0.65", TWO, (0.35, 0.65)),
+        ({"Gan": 0.65}, TWO, (0.35, 0.65)),
+        ("n20=0.65", ("N20", "N60"), (0.65, 0.35)),
+        ("a=1", ("A", "a"), (0.0, 1.0)),
         ("0.2,0.3,0.5", THREE, (0.2, 0.3, 0.5)),
         ({"b": 1}, THREE, (0.0, 1.0, 0.0)),
         ([0.2, 0.3, 0.5], THREE, (0.2, 0.3, 0.5)),
@@ -73,7 +81,7 @@ def test_one_hot_is_that_member_exactly() -> None:
         ([1.0], TWO, "1 numbers"),
         ("0.5,0.6", TWO, "sum to 1.1 "),
         ([0, 0, 0], THREE, "sum to 0 "),
-        ({"psnr": 0.5}, TWO, "sum to 0.5 "),
+        ({"a": 0.5}, THREE, "sum to 0.5 "),
         ({}, TWO, "empty"),
         ("", TWO, "not a number"),
         (",", TWO, "not a number"),
@@ -86,7 +94,21 @@ def test_one_hot_is_that_member_exactly() -> None:
         ("psnr=0.5,0.5", TWO, "mixes"),
         ("=1", TWO, "mixes"),
         ("psnr=", TWO, "not a number"),
-        ("0,4", TWO, "A decimal fraction has a point: 0.4"),
+        ("0,4", TWO, "for one number write 0.4"),
+        ("0,35", TWO, "for one number write 0.35"),
+        ("1,5", TWO, "for one number write 1.5"),
+        ("psnr", TWO, "for that member alone write psnr=1"),
+        ("PSNR", TWO, "for that member alone write psnr=1"),
+        ("psnr:0.3", TWO, "a name has an equals sign"),
+        ("0.3 0.7", TWO, "separated by commas"),
+        ("0.3/0.7", TWO, "separated by commas"),
+        ("0:gan=0, 2s:gan=1", TWO, "for `video`, `filter` and `serve`"),
+        ("ga=1", TWO, "did you mean 'gan'?"),
+        ("PNSR=1", TWO, "did you mean 'psnr'?"),
+        ("%", TWO, "not a number"),
+        ("101%", TWO, "outside 0 to 1"),
+        ("abc=1", ("Abc", "aBc"), "may be 'Abc', 'aBc'"),
+        ("psnr=0.5,PSNR=0.5", TWO, "twice"),
         ("psnr=0.5=0.5", TWO, "names 'psnr=0.5'"),
         (None, TWO, "not a number"),
         ([None, 1], TWO, "not a number"),
@@ -190,7 +212,7 @@ def test_any_input_gives_coefficients_or_one_line_error(alpha: Any, extrapolate:
     ],
 )
 def test_one_missing_member_takes_the_rest(alpha: Any, members: tuple[str, ...], values: tuple[float, ...]) -> None:
-    assert Coefficients.parse(alpha, members, fill_missing=True).values == values
+    assert Coefficients.parse(alpha, members).values == values
 
 
 @pytest.mark.parametrize(
@@ -208,10 +230,21 @@ def test_one_missing_member_takes_the_rest(alpha: Any, members: tuple[str, ...],
 )
 def test_errors_are_the_same_with_a_missing_member(alpha: Any, message: str) -> None:
     with pytest.raises(CoefficientsError, match=message):
-        Coefficients.parse(alpha, TWO, fill_missing=True)
+        Coefficients.parse(alpha, TWO)
 
 
 def test_several_missing_members_have_coefficient_0() -> None:
     with pytest.raises(CoefficientsError, match=r"sum to 0\.5"):
-        Coefficients.parse("a=0.5", THREE, fill_missing=True)
-    assert Coefficients.parse("gan=1.5", TWO, extrapolate=True, fill_missing=True).values == (-0.5, 1.5)
+        Coefficients.parse("a=0.5", THREE)
+    assert Coefficients.parse("gan=1.5", TWO, extrapolate=True).values == (-0.5, 1.5)
+
+
+@pytest.mark.parametrize("alpha", ["0,1", " 0,1 "])
+def test_the_alpha_that_is_two_shares_or_a_decimal_fraction_has_a_note(alpha: str) -> None:
+    assert "for one number write 0.1" in (find_decimal_comma(alpha) or "")
+    assert Coefficients.parse(alpha, TWO).values == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("alpha", ["1,0", "0.0,1.0", "0,0,1", "0.1", 0.1, None, [0, 1]])
+def test_other_alphas_have_no_note(alpha: Any) -> None:
+    assert find_decimal_comma(alpha) is None

@@ -51,10 +51,11 @@ def test_phase_and_offset_shift_a_curve() -> None:
 
 
 def test_curve_ends_may_be_any_alpha() -> None:
-    curve = AlphaCurve.parse(" Triangle( period=1:00, from=a=0.5,b=0.5, to=0.2,0.3,0.5 ) ", THREE)
+    curve = AlphaCurve.parse(" Triangle( period=1:00, from=A=0.5,b=50%, to=0.2,0.3,0.5 ) ", THREE)
     assert curve.at(0, 0).values == (0.5, 0.5, 0)
     assert curve.at(30, 0).values == (0.2, 0.3, 0.5)
     assert curve.at(15, 0).values == pytest.approx((0.35, 0.4, 0.25), abs=CLOSE)
+    assert gan_values("saw(period=1, from=PSNR, to=Gan)", 0.5) == pytest.approx([0.5], abs=CLOSE)
     assert gan_values("saw(period=1, from=gan=0.2, to=gan=0.8)", 0.5) == pytest.approx([0.5], abs=CLOSE)
     assert gan_values("saw(period=1)", 0.25) == [0.25]
 

@@ -43,7 +43,7 @@ def test_of_two_members_it_runs_from_the_first_to_the_second() -> None:
 def test_a_member_of_this_name_comes_first() -> None:
     assert Coefficients.parse({"path": 0.25, "other": 0.75}, ("path", "other")).values == (0.25, 0.75)
     with pytest.raises(CoefficientsError, match="sum to"):
-        Coefficients.parse("path=0.25", ("path", "other"))
+        Coefficients.parse("path=0.25", ("path", "other", "third"))
 
 
 @pytest.mark.parametrize("value", ["1.01", "-0.1", "nan", "inf", "x", ""])

@@ -63,7 +63,7 @@ def test_three_members_are_barycentric() -> None:
 
 
 def test_members_outside_the_plane_have_coefficient_0() -> None:
-    plane = ControlPlane.from_places({"a": (0, 0), "c": (1, 0), "e": (0, 1)}, ("a", "b", "c", "d", "e"))
+    plane = ControlPlane.from_places({"a": (0, 0), "C": (1, 0), "e": (0, 1)}, ("a", "b", "c", "d", "e"))
     coefficients = plane.at(0.25, 0.25).values
     assert (coefficients[1], coefficients[3]) == (0, 0)
     assert math.fsum(coefficients) == 1
@@ -170,7 +170,7 @@ def test_triangles_cover_the_hull_without_overlap(points: list[tuple[float, floa
     ("places", "message"),
     [
         ({"a": (0, 0), "b": (1, 0)}, "2 have a place"),
-        ({"a": (0, 0), "b": (1, 0), "x": (0, 1)}, "names 'x'"),
+        ({"a": (0, 0), "b": (1, 0), "x": (0, 1)}, "no member 'x'"),
         ({"a": (0, 0), "b": (1, 0), "c": (0, 0)}, "'a' and 'c' are at one place"),
         ({"a": (0, 0), "b": (0.5, 0.5), "c": (1, 1)}, "on one line"),
         ({"a": (0, 0), "b": (0.1, 0.3), "c": (0.2, 0.6)}, "on one line"),  # 0.6 is not twice 0.3 in floats of 0.1

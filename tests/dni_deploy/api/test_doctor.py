@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from dni_deploy.api import doctor as home
 from dni_deploy.api.doctor import EngineState, doctor
+from dni_deploy.utils.install_line import format_install_line, format_requirement
 from engines import registry
 from engines.cuda import driver
 from engines.registry import ENGINES
@@ -57,8 +59,8 @@ def test_doctor_reports_missing_packages(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not any(state.available for state in report.engines)
     [state] = [state for state in report.engines if state.name == "onnxruntime"]
     assert state.reason == "not installed"
-    assert [line for line in report.advice if "dni-deploy[cpu]" in line]
-    assert [line for line in report.advice if "dni-deploy[export]" in line]
+    for extra in ("cpu", *home.PACKAGES_BY_EXTRA):
+        assert [line for line in report.advice if line.endswith(format_install_line(extra))], extra
     assert report.to_json()["packages"]["numpy"] is None
 
 
@@ -122,7 +124,8 @@ def test_doctor_reports_a_complete_gpu_installation(
     )  # the folder `capi` itself: every onnxruntime package has it
     report = with_gpu(
         monkeypatch, Cuda(H200, ("NVIDIA T4", 7, 5)), tensorrt="11.4.0", tensorrt_rtx="1.7.1", **cuda, polygraphy="0.53.6",
-        onnxruntime_gpu="1.31.1", torch="2.13", onnxscript="0.7", matplotlib="3.11",
+        onnxruntime_gpu="1.31.1",
+        **{name: "1" for _, packages in home.PACKAGES_BY_EXTRA.values() for name in packages},
     )  # fmt: skip
     assert report.machine["gpu"] == (
         "0: NVIDIA H200 (compute capability 9.0), 1: NVIDIA T4 (compute capability 7.5); NVIDIA driver for CUDA 13.0"
@@ -143,9 +146,11 @@ def test_doctor_reports_a_gpu_without_packages(monkeypatch: pytest.MonkeyPatch) 
     assert report.machine["nvcc"] == "not found"
     assert not report.warnings
     first = "pip uninstall -y onnxruntime && pip install "
-    assert f"For TensorRT on NVIDIA H200: {first}'dni-deploy[tensorrt]'" in report.advice
-    assert [line for line in report.advice if line.startswith("Or TensorRT for RTX") and "'dni-deploy[tensorrt-rtx]'" in line]
-    assert f"For ONNX Runtime on NVIDIA H200: {first}'dni-deploy[gpu]'" in report.advice
+    assert f"For TensorRT on NVIDIA H200: {first}{format_requirement('tensorrt')}" in report.advice
+    assert [
+        line for line in report.advice if line.startswith("Or TensorRT for RTX") and format_install_line("tensorrt-rtx") in line
+    ]
+    assert f"For ONNX Runtime on NVIDIA H200: {first}{format_requirement('gpu')}" in report.advice
 
 
 def test_doctor_wants_nvcc_for_a_gpu_without_shipped_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +167,7 @@ def test_doctor_reports_what_is_too_old_for_cuda_13(
     for_tensorrt, for_onnxruntime = [line for line in report.advice if gpu[0] in line]
     assert "tensorrt-cu12" in for_tensorrt
     for line in (for_tensorrt, for_onnxruntime):
-        assert "'onnxruntime-gpu[cuda,cudnn]<1.27'" in line
+        assert '"onnxruntime-gpu[cuda,cudnn]<1.27"' in line
         assert f"compute capability {gpu[1]}.{gpu[2]}" in line
 
 
@@ -198,3 +203,19 @@ def test_doctor_reports_the_cache_folder_of_export(variables: dict[str, str], mo
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert doctor().machine["cache"] == str(cache_folder())
+
+
+def test_doctor_knows_every_extra() -> None:
+    text = (Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8")
+    listed = text.partition("[project.optional-dependencies]")[2].partition("\n[")[0]
+    extras = dict(re.findall(r"^([\w-]+) = \[((?:[^\]\"]|\"[^\"]*\")*)\]", listed, re.MULTILINE))
+    assert set(extras) == {*home.PACKAGES_BY_EXTRA, "cpu", "gpu", "pycuda", "tensorrt", "tensorrt-rtx", "all", "test"}
+    for extra, (_, packages) in home.PACKAGES_BY_EXTRA.items():
+        named = re.findall(r'"([\w-]+)[>=<\[ ]', extras[extra])
+        assert set(named) - {"dni-deploy"} <= set(packages), extra
+    reported = {name for name, _ in home.REPORTED_PACKAGES}
+    assert {name for _, packages in home.PACKAGES_BY_EXTRA.values() for name in packages} <= reported
+
+
+def test_names_in_the_json_have_no_blanks() -> None:
+    assert [name for name in doctor().to_json()["machine"] if " " in name] == []

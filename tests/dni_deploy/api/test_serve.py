@@ -176,13 +176,8 @@ def test_serve_command_prints_one_line_and_ends_at_once(ending: int, code: int, 
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT)
     try:
         assert child.stdout is not None
-        if as_json:
-            lines = []
-            while not lines or lines[-1] not in ("}\n", ""):  # "" is the end of the stream: the child has died
-                lines.append(child.stdout.readline())
-            url = json.loads("".join(lines))["url"]
-        else:
-            url = child.stdout.readline().strip()
+        line = child.stdout.readline().strip()
+        url = json.loads(line)["url"] if as_json else line
         with urllib.request.urlopen(url, timeout=5) as page:
             assert page.status == 200
         idle = socket.create_connection(("127.0.0.1", int(url.split(":")[2].partition("/")[0])), 5)  # must not delay it

@@ -51,6 +51,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_a_slider_that_is_no_better_than_alpha_is_noted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slider_module, "compute_unevenness", lambda distances: 1.5)
+    assert slider("x.dni", "in.png", steps=4).notes[-1] == slider_module.NOT_BETTER_NOTE
+
+
 def test_slider_makes_steps_even_and_stores_them(folder: Path) -> None:
     calls: list[tuple[int, int, str]] = []
     report = slider("x.dni", "in.png", held_out="other.png", progress=lambda *call: calls.append(call))
@@ -59,6 +64,7 @@ def test_slider_makes_steps_even_and_stores_them(folder: Path) -> None:
     assert report.held_out is not None
     assert report.alpha_unevenness > 2  # 3 * alpha^2 over its mean of 1, at the last step of 20
     assert report.slider_unevenness < 1.15  # rounding to 255 levels, and linear pieces
+    assert slider_module.NOT_BETTER_NOTE not in report.notes
     assert report.held_out[1] < 1.15 < 2 < report.held_out[0]
     stored_slider = Bundle.open("x.dni").slider
     assert stored_slider is not None

@@ -51,7 +51,8 @@ def test_relative_alphas_follow_the_base_and_sum_to_one() -> None:
     assert rows("bias:*=base*0.5", base=0.5)["body.0.bias"] == [0.25, 0.75]
     assert rows("bias:*=base + 0.3", base=0.9)["body.0.bias"] == [1.0, 0.0]
     assert rows("bias:*=base-0.75")["body.0.bias"] == [0.0, 1.0]
-    assert rows("bias:*=b=base*0.5")["body.0.bias"] == [0.75, 0.25]
+    assert rows("bias:*=b=base*0.5")["body.0.bias"] == rows("bias:*=B=base*0.5")["body.0.bias"] == [0.75, 0.25]
+    assert rows("bias:*=B=25%")["body.0.bias"] == rows("bias:*=75%")["body.0.bias"] == [0.75, 0.25]
     three = rows("bias:*=c=base*0.5", members=ABC, base=(0.1, 0.3, 0.6))["body.0.bias"]
     assert three == pytest.approx([0.7 / 4, 0.7 * 3 / 4, 0.3])
     assert rows("bias:*=c=base*0.5", members=ABC, base="c=1")["body.0.bias"] == [0.25, 0.25, 0.5]
@@ -105,7 +106,7 @@ def test_any_text_is_a_rule_or_a_one_sentence_error(text: str) -> None:
         ("norm:*=1.2", AB, r"The rule for 'norm:\*': The share of 'a' is 1.2, outside 0 to 1"),
         ("norm:*=0.5", ABC, "One number is an alpha for two members"),
         ("norm:*=base*0.5", ABC, "Whose share"),
-        ("norm:*=d=base", AB, "Alpha names 'd'; the members are a, b"),
+        ("norm:*=d=base", AB, "There is no member 'd'; the members are 'a', 'b'"),
         ("norm:*=base*x", AB, "'x' is not a number"),
         ("norm:*=base*nan", AB, "is not a number"),
         ("norm:*=0.2..", AB, "is not a number"),

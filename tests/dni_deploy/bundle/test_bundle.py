@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 
 from dni_deploy.bundle import writer
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.bundle.manifest import MANIFEST_FILE_NAME
+from dni_deploy.bundle.folder import MANIFEST_FILE_NAME
 from dni_deploy.bundle.stored_file import read_verified
 from dni_deploy.bundle.writer import write_bundle
 from dni_deploy.errors import BundleError, DniError, MismatchError, RefusedError, UsageError

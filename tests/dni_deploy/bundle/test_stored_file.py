@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dni_deploy.bundle.manifest import MANIFEST_FILE_NAME, MAX_MANIFEST_BYTES, StoredFile
+from dni_deploy.bundle.folder import MANIFEST_FILE_NAME
+from dni_deploy.bundle.manifest import MAX_MANIFEST_BYTES, StoredFile
 from dni_deploy.bundle.stored_file import read_verified
 from dni_deploy.errors import BundleError, RefusedError
 

@@ -107,7 +107,7 @@ BAD = [
     ("run sr.dni in.png -o no.png --alpha 1.5", 2),
     ("run sr.dni in.png -o no.png --alpha -0.5", 2),
     ("run sr.dni in.png -o no.png --alpha 0.2,0.3,0.5", 2),
-    ("run sr.dni in.png -o no.png --alpha psnr=0.5", 2),
+    ("run sr.dni in.png -o no.png --alpha psnr=1.5", 2),
     ("run sr.dni in.png -o no.png --alpha who=1", 2),
     ("run sr.dni in.png -o no.doc --alpha 1", 2),
     ("sweep sr.dni in.png -o no.png --plot no.pdf", 2),

@@ -17,6 +17,7 @@ import pytest
 from dni_deploy import errors
 from dni_deploy.cli import dispatch
 from dni_deploy.cli.main import main
+from dni_deploy.utils.install_line import format_install_line
 
 ROOT = Path(__file__).parents[3]
 Capture = pytest.CaptureFixture[str]
@@ -83,8 +84,8 @@ def test_control_characters_of_an_error_message_are_escaped(replace_doctor: Any,
         (MemoryError(), 6, "not enough memory"),
         (OSError(errno.ENOSPC, "No space left on device", "x.dni"), 6, "x.dni: No space left on device."),
         (PermissionError(errno.EACCES, "Permission denied", "x.dni"), 3, "x.dni: Permission denied."),
-        (ModuleNotFoundError("No module named 'torch'", name="torch"), 7, "pip install 'dni-deploy[export]'"),
-        (ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib.pyplot"), 7, "dni-deploy[report]"),
+        (ModuleNotFoundError("No module named 'torch'", name="torch"), 7, format_install_line("export")),
+        (ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib.pyplot"), 7, format_install_line("report")),
         (KeyboardInterrupt(), 130, "stopped"),
     ],
 )

@@ -26,6 +26,9 @@ from tests.dni_deploy.control.listening import FOUR, RecordedReports, new_shared
         ("0.5", (0.5, 0.5)),
         ("0.25, 0.75", (0.25, 0.75)),
         ("gan 0.25", (0.75, 0.25)),
+        ("GAN 25%", (0.75, 0.25)),
+        ("alpha 25%", (0.25, 0.75)),
+        ("Gan=25%", (0.75, 0.25)),
     ],
 )
 def test_a_line_sets_alpha(line: str, values: tuple[float, ...]) -> None:

@@ -99,7 +99,7 @@ def test_a_least_significant_byte_alone_sets_nothing() -> None:
 
 
 def test_knobs_set_members_or_a_point() -> None:
-    shared_alpha, knob = knobs(THREE, {20: "b", 21: "c"})
+    shared_alpha, knob = knobs(THREE, {20: "b", 21: "C"})
     knob.parse_bytes(bytes([0xB0, 20, 127]))
     assert shared_alpha.read().requested.values == (0, 1, 0)
     knob.parse_bytes(control(21, 0) + control(20, 0))

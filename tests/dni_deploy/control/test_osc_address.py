@@ -53,4 +53,5 @@ def test_a_mapping_is_parsed() -> None:
     assert parse_osc_mapping("/1/fader1/=alpha", members) == ("/1/fader1", OscTarget("alpha"))
     assert parse_osc_mapping(" /a=Alpha:gan[-1.5..2e1] ", members) == ("/a", OscTarget("alpha", "gan", (-1.5, 20.0)))
     assert parse_osc_mapping("/a/b=shares[0..100]", members) == ("/a/b", OscTarget("shares", None, (0.0, 100.0)))
+    assert parse_osc_mapping("/a=alpha:GAN", members) == ("/a", OscTarget("alpha", "gan"))
     assert parse_osc_mapping("/xy=plane", members) == ("/xy", OscTarget("plane"))

@@ -10,6 +10,7 @@ import pytest
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.latency import modes
 from dni_deploy.latency.modes import BACKEND_MODES, make_copy_baseline
+from dni_deploy.utils.install_line import format_install_line
 from engines.interface import EngineOptions
 from engines.registry import ENGINES
 from tests.engines.conftest import write
@@ -51,7 +52,7 @@ def test_a_mode_opens_its_engine_with_the_given_number_of_slots(name: str, bundl
 @pytest.mark.parametrize("name", ["torch", "torch channels last", "torch compile"])
 def test_without_torch_its_modes_name_the_extra(name: str, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(modes.importlib.util, "find_spec", lambda name: None)
-    assert BY_NAME[name].unavailable_reason(bundle) == "torch not installed: pip install 'dni-deploy[export]'"
+    assert BY_NAME[name].unavailable_reason(bundle) == f"torch not installed: {format_install_line('export')}"
 
 
 @pytest.mark.parametrize("name", ["openvino", "openvino bf16"])

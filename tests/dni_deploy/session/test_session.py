@@ -98,7 +98,7 @@ def test_one_number_is_the_coefficient_of_the_first_member(pair: Bundle) -> None
 @pytest.mark.parametrize(
     "alpha",
     [
-        0.5, "0.5", [0.5, 0.5], {"d": 1.0}, {}, "a=0.5,b=0.4", [1.2, -0.2, 0.0], [float("nan"), 0.5, 0.5], "a=inf", "", None,
+        0.5, "0.5", [0.5, 0.5], {"d": 1.0}, {}, "a=0.5,b=0.6,c=0.1", [1.2, -0.2, 0.0], [float("nan"), 0.5, 0.5], "a=inf", "", None,
         [2.0, 0.0, 0.0], Coefficients(("a", "b"), (0.5, 0.5)), "a=0.5,0.25,0.25", np.eye(3),
     ],
 )  # fmt: skip

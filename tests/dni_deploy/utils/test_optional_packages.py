@@ -28,7 +28,7 @@ def test_an_own_module_is_imported() -> None:
 def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mido", None)
     monkeypatch.delitem(sys.modules, "dni_deploy.control.midi", raising=False)
-    with pytest.raises(UnavailableError, match=r"needs the package 'mido'.*pip install 'dni-deploy\[midi\]'"):
+    with pytest.raises(UnavailableError, match=r"needs the package 'mido'.*pip install .*\[midi\]"):
         import_optional("dni_deploy.control.midi")
 
 
@@ -69,7 +69,7 @@ def test_only_known_packages_are_explained() -> None:
     assert explain_missing_package(ModuleNotFoundError("x", name="something_else")) is None
     assert explain_missing_package(ModuleNotFoundError("x")) is None
     error = explain_missing_package(ModuleNotFoundError("x", name="onnxruntime.capi"))
-    assert "dni-deploy[cpu]" in str(error)
+    assert "[cpu]" in str(error)
 
 
 def test_every_package_is_in_the_extra_that_is_named_for_it() -> None:

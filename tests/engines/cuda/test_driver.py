@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from dni_deploy.utils.install_line import format_install_line
 from engines.cuda import driver
 from tests.fakes.gpu import FakeGpu
 
@@ -85,7 +86,7 @@ PACKAGES = pytest.mark.parametrize(
         ({"cuda.bindings"}, None, "cuda-bindings", None),
         ({"pycuda"}, None, "pycuda", None),
         ({"pycuda"}, "cuda-bindings", None, "DNI_CUDA names cuda-bindings, which is not installed"),
-        (set(), None, None, "neither pycuda nor cuda-bindings installed: pip install 'dni-deploy[gpu]'"),
+        (set(), None, None, f"neither pycuda nor cuda-bindings installed: {format_install_line('gpu')}"),
         ({"pycuda"}, "cuda", None, "DNI_CUDA is 'cuda', which is neither pycuda nor cuda-bindings"),
     ],
 )

@@ -47,7 +47,7 @@ def test_a_driver_that_is_too_old_is_named_with_what_suits_it(monkeypatch: pytes
     for reason in (registry.why_onnxruntime_gpu_unavailable(None), registry.why_tensorrt_missing()):
         assert reason is not None
         assert "is for CUDA 13, which needs an NVIDIA driver from 580 on, and this driver serves CUDA 12.8" in reason
-        assert "pip install 'onnxruntime-gpu[cuda,cudnn]<1.27' tensorrt-cu12" in reason
+        assert 'pip install "onnxruntime-gpu[cuda,cudnn]<1.27" tensorrt-cu12' in reason
     install(monkeypatch, (11, 4), onnxruntime_gpu=ONNXRUNTIME_CUDA12)
     reason = why_driver_too_old("onnxruntime-gpu")
     assert reason is not None

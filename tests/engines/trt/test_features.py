@@ -73,7 +73,7 @@ def test_by_attribute_and_not_by_number() -> None:
 @pytest.mark.parametrize("gpu", ["8.6"], indirect=True)
 def test_numpy_2_with_8_6(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engines.trt.library.NUMPY_MAJOR_VERSION", 2)
-    with pytest.raises(UnavailableError, match="pip install 'numpy<2'"):
+    with pytest.raises(UnavailableError, match='pip install "numpy<2"'):
         load_library()
 
 
