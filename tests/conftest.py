@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import dni_deploy.utils.onnxruntime_library  # noqa: F401  # before any test imports ONNX Runtime: without its telemetry
 from engines.cuda.driver import CUDA_PACKAGES
 from tests.fakes.gpu import FakeGpu, install
 

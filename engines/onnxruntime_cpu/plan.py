@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from safetensors import SafetensorError
@@ -29,6 +28,7 @@ from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import BundleError, escape_name
 from dni_deploy.utils.atomic_write import write_bytes_atomically
 from dni_deploy.utils.hardware import layout_instruction_sets
+from dni_deploy.utils.onnxruntime_library import ort
 from engines.lowering.graph_digest import digest_lowered_graph
 from engines.lowering.recipes import Recipes
 from engines.onnxruntime_cpu import runtime
