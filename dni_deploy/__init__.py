@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # what a type checker sees; importing the standard library's 
     from dni_deploy.api.tune import tune as tune
     from dni_deploy.api.video import video as video
     from dni_deploy.api.videos import videos as videos
+    from dni_deploy.api.web import web as web
     from dni_deploy.bundle.bundle import Bundle as Bundle
     from dni_deploy.checkpoints.checkpoint import Checkpoint as Checkpoint
     from dni_deploy.checkpoints.family import Family as Family
@@ -98,7 +99,7 @@ _NAMES_BY_MODULE = {
     "video_io.video_file": "InputOptions",
 }
 _COMMAND_FUNCTIONS = (
-    "bench build check demo doctor export filter inspect calibrate refit run serve slider sweep tune video"  # one per command
+    "bench build check demo doctor export filter inspect calibrate refit run serve slider sweep tune video web"  # one per command
 )
 _MODULE_BY_NAME = {
     **{name: f"dni_deploy.{module}" for module, names in _NAMES_BY_MODULE.items() for name in names.split()},

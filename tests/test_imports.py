@@ -16,7 +16,7 @@ FOUNDATION = {"errors", "_version", "network_controls", "signature", "utils"}
 """Everybody may import these."""
 LIBRARY = {
     "checkpoints", "alpha", "exporters", "bundle", "imaging", "control", "blending", "engines", "video_io", "reports", "tuning",
-    "session", "calibration", "spatial", "compatibility", "latency", "webui", "api",
+    "session", "calibration", "spatial", "compatibility", "latency", "webui", "website", "api",
 }  # fmt: skip
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -51,6 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "latency": {"session", "engines", "exporters", "video_io", "control", "blending", "bundle", "imaging"},
     "webui": {"session", "control", "alpha", "video_io", "imaging"},
+    "website": {"webui", "engines", "bundle", "imaging", "reports"},
     "vapoursynth": {"session", "control", "bundle", "imaging"},
     "notebook": {"session", "alpha", "imaging"},
     "api": LIBRARY - {"api"},

@@ -15,13 +15,24 @@ FLAGS = [
 ]  # fmt: skip
 
 
+SOFTWARE_GPU_FLAGS = [
+    *(flag for flag in FLAGS if flag != "--disable-gpu"), "--enable-unsafe-webgpu", "--enable-features=Vulkan,WebGPU",
+    "--use-webgpu-adapter=swiftshader", "--use-vulkan=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist",
+]  # fmt: skip
+"""WebGPU on a GPU that the processor emulates: right, and hundreds of times slower than a real one."""
+
+
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """A headless Chromium, started once a module; the test is skipped where there is none."""
+def browser(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A headless Chromium, started once a module; the test is skipped where there is none.
+
+    Parametrize it indirectly with other flags, such as SOFTWARE_GPU_FLAGS.
+    """
     if CHROMIUM is None:
         pytest.skip("no Chromium on this machine")
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
+        flags = getattr(request, "param", FLAGS)
+        started = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=flags)
         yield started
         started.close()
