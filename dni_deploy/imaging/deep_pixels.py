@@ -20,7 +20,8 @@ MIN_IS_WHITE, MIN_IS_BLACK, RGB = 0, 1, 2
 ASSOCIATED_ALPHA, UNASSOCIATED_ALPHA = 1, 2
 """Numbers of the tags PhotometricInterpretation and ExtraSamples. Source: TIFF 6.0."""
 
-PNG_ENCODER = {"level": 6, "filter": imagecodecs.PNG.FILTER.ALL}
+PNG_ENCODER = {"level": 1, "filter": imagecodecs.PNG.FILTER.PAETH}
+"""Of a photograph with noise at 16 bits: 0.80 of its bytes, in less than half of the time of level 6 with all filters, 0.80, too."""
 
 
 @dataclass(frozen=True)

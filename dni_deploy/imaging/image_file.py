@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import io
+import logging
 import os
 import re
 import stat
@@ -47,6 +48,8 @@ from dni_deploy.imaging.transparency import fill_hidden_colors, resize_transpare
 from dni_deploy.imaging.whole_raster import check_jpeg_raster, check_png_raster
 from dni_deploy.utils.atomic_write import write_bytes_atomically
 from dni_deploy.utils.optional_packages import import_optional
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it finds strange would go to stderr beside our sentence
 
 EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
 
