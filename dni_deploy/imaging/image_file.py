@@ -47,6 +47,7 @@ from dni_deploy.imaging.tiff_layout import TiffLayout, read_tiff_layout
 from dni_deploy.imaging.transparency import fill_hidden_colors, resize_transparency
 from dni_deploy.imaging.whole_raster import check_jpeg_raster, check_png_raster
 from dni_deploy.utils.atomic_write import write_bytes_atomically
+from dni_deploy.utils.format_count import format_count
 from dni_deploy.utils.optional_packages import import_optional
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it finds strange would go to stderr beside our sentence
@@ -271,7 +272,7 @@ def _cmyk_to_rgb(image: Image.Image, color: ColorProfile) -> tuple[Image.Image, 
 def _describe_extra_frames(path: Path, image: Image.Image) -> list[str]:
     count = image.n_frames  # type: ignore[attr-defined]
     if image.format == "MPO":  # a phone's JPEG with a depth map or a second view behind the image
-        return [f"{count - 1} further images inside the JPEG were left out"]
+        return [f"left out: {format_count(count - 1, 'further image')} inside the JPEG"]
     if image.format == "TIFF":
         raise ImageFileError(f"{escape_name(path)} has {count} pages; save each as an image of its own.")
     raise ImageFileError(

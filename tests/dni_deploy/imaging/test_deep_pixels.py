@@ -198,7 +198,7 @@ def test_further_channels_are_left_out_with_a_note(tmp_path: Path) -> None:
     image = read_image(tmp_path / "a.tif")
     assert np.array_equal(image.rgb, pixels[..., :3])
     assert image.alpha is None
-    assert image.notes == ("2 further channels of the TIFF file were left out",)
+    assert image.notes == ("left out: 2 further channels of the TIFF file",)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
