@@ -22,6 +22,7 @@ from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
     Image,
+    ImageOps,
     JpegImagePlugin,
     PngImagePlugin,
     PpmImagePlugin,
@@ -510,12 +511,15 @@ def _identify(file: BinaryIO, name: str) -> FileKind:
     return kind
 
 
-@contextmanager
-def open_image(path: Path) -> Iterator[Image.Image]:
-    """Opens a file by Pillow's lazy header reader; every failure, also while decoding, becomes one sentence.
+def decode_by_pillow(path: Path, check: Callable[[Image.Image], None]) -> Image.Image:
+    """Decodes a file as Pillow does, whatever its pixels are, for callers that have their own rules for them.
 
-    Yields:
-        The image, not yet decoded; valid inside the context.
+    Args:
+        path: Of the file.
+        check: Called with the image before it is decoded; what it raises is raised.
+
+    Returns:
+        The image, turned upright if its metadata can be read.
 
     Raises:
         InputError: As in `read_image`.
@@ -525,7 +529,13 @@ def open_image(path: Path) -> Iterator[Image.Image]:
     with open_image_file(path) as (file, kind):
         if kind is TIFF:
             _read_whole_tiff_layout(path, file)
-        yield _open_by_pillow(file, kind)
+        image = _open_by_pillow(file, kind)
+        check(image)
+        image.load()
+        _check_raster(file, image, kind)
+        with suppress(Exception):  # metadata never cost the pixels
+            image = ImageOps.exif_transpose(image)
+        return image
 
 
 def _read_whole_tiff_layout(path: Path, file: BinaryIO) -> TiffLayout:
