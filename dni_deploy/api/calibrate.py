@@ -165,7 +165,7 @@ def _read_inputs(signature: Signature, paths: list[str | os.PathLike[str]]) -> t
     if latent:
         shape = (LATENT_DRAWS, signature.input_channels, 1, 1)
         return np.random.default_rng(0).standard_normal(shape).astype(np.float32), []
-    crops, sources = read_crops(list_images(paths), signature)
+    crops, sources = read_crops(list_images(paths, enter_folders=True), signature)
     if not np.ptp(crops.reshape(len(crops), crops.shape[1], -1), axis=2).any():
         raise MismatchError("Each of these images shows one color, on which nothing can be measured; give photographs.")
     return crops, sources

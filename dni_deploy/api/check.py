@@ -256,7 +256,7 @@ def _read_default_images() -> list[tuple[str, Frame]]:
 
 def _read_images(paths: Paths) -> list[tuple[str, Frame]]:
     """Files, and the pictures of folders by name."""
-    return [(path.name, read_frame(path)) for path in list_images(paths)]
+    return [(path.name, read_frame(path)) for path in list_images(paths, enter_folders=True)]
 
 
 def _read_subject(source: CheckInput, arch: str, key: str | None) -> _Subject:

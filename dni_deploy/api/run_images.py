@@ -194,6 +194,11 @@ class ImageRenderer:
         except OSError as error:
             reason = InputError(f"{escape_name(error.filename or task.output)}: {error.strerror}.")
             result = ImageFailure(task.source, reason)
+        except MemoryError:
+            name = escape_name(task.source)
+            result = ImageFailure(
+                task.source, LimitError(f"{name} needs more memory than is free; smaller tiles need less (--tile).")
+            )
         with self._progress_lock:
             self._done += 1
             self._report(progress, task.source_name)

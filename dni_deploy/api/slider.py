@@ -118,10 +118,10 @@ def slider(
         store_slider(opened, None)
         return SliderReport(bundle_name, opened.members, (), removed=True)
     files = _check_request(opened, steps, plot, force)
-    image_paths = list_images(images)
+    image_paths = list_images(images, enter_folders=True)
     if not image_paths:
         raise UsageError("A slider is measured on at least one image; name one like those that it will be used for.")
-    held_out_paths = list_images(held_out)
+    held_out_paths = list_images(held_out, enter_folders=True)
     with open_session(opened, options) as session:
         test_images, notes = read_test_images([(path, None) for path in image_paths], session.signature, crop)
         held_out_images, held_out_notes = read_test_images([(path, None) for path in held_out_paths], session.signature, crop)

@@ -44,15 +44,28 @@ def as_path_list(paths: Paths) -> list[Path]:
     return [Path(paths)] if isinstance(paths, (str, os.PathLike)) else [Path(path) for path in paths]
 
 
-def list_images(paths: Paths) -> list[Path]:
+def list_images(paths: Paths, *, enter_folders: bool = False) -> list[Path]:
     """Lists image files: each path itself, or the images directly in it where it is a folder.
+
+    Args:
+        paths: Files and folders.
+        enter_folders: Where no image lies directly in a folder, take those in the folders in it, as of a data set in parts.
 
     Raises:
         InputError: As `scan_images`.
     """
     files: list[Path] = []
     for path in as_path_list(paths):
-        files += (path / name for folder in scan_images(path) for name in folder.images) if path.is_dir() else [path]
+        if not path.is_dir():
+            files.append(path)
+            continue
+        try:
+            scanned = scan_images(path)
+        except InputError:
+            if not enter_folders:
+                raise
+            scanned = scan_images(path, recursive=True)
+        files += (Path(folder.path, name) for folder in scanned for name in folder.images)
     return files
 
 

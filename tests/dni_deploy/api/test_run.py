@@ -488,7 +488,7 @@ def test_16_bits_go_through_tiles_and_are_written_as_they_came(tmp_path: Path, d
 
 
 def test_floats_above_white_stay(tmp_path: Path, dimmer: Dimmer) -> None:
-    pytest.importorskip("tifffile")
+    pytest.importorskip("imagecodecs")
     values = (np.random.default_rng(0).random((8, 6, 3)) * 4).astype(np.float32)
     write_deep_image(tmp_path / "in.tif", ImageFile(values))
     (row,) = run("x.dni", tmp_path / "in.tif", tmp_path / "out.tif", 0.5).images
@@ -506,3 +506,20 @@ def test_max_pixels_is_a_limit_and_lifts_that_of_memory(
     run("x.dni", tmp_path / "in.png", tmp_path / "out.png", 1, file_options=ImageFileOptions(max_pixels=48))
     with pytest.raises(LimitError, match="47 are allowed"):
         run("x.dni", tmp_path / "in.png", tmp_path / "b.png", 1, file_options=ImageFileOptions(max_pixels=47))
+
+
+def test_an_image_without_memory_fails_alone(tmp_path: Path, dimmer: Dimmer, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in").mkdir()
+    for seed, name in enumerate("abc"):
+        write_image(tmp_path / f"in/{name}.png", width=11 if name == "b" else 8, seed=seed)
+    whole = dimmer.infer
+
+    def infer(slot: int, x: np.ndarray) -> np.ndarray:
+        if x.shape[3] == 11:
+            raise MemoryError
+        return whole(slot, x)
+
+    dimmer.infer = infer  # type: ignore[method-assign]
+    with pytest.raises(PartialResultError, match=r"1 failed\. First: .*b\.png needs more memory"):
+        run("x.dni", tmp_path / "in", tmp_path / "out", 1)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.png"]
