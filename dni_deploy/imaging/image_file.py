@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import io
+import logging
 import os
 import re
 import stat
@@ -21,6 +22,7 @@ from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
     Image,
+    ImageOps,
     JpegImagePlugin,
     PngImagePlugin,
     PpmImagePlugin,
@@ -46,7 +48,10 @@ from dni_deploy.imaging.tiff_layout import TiffLayout, read_tiff_layout
 from dni_deploy.imaging.transparency import fill_hidden_colors, resize_transparency
 from dni_deploy.imaging.whole_raster import check_jpeg_raster, check_png_raster
 from dni_deploy.utils.atomic_write import write_bytes_atomically
+from dni_deploy.utils.format_count import format_count
 from dni_deploy.utils.optional_packages import import_optional
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it finds strange would go to stderr beside our sentence
 
 EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
 
@@ -268,7 +273,7 @@ def _cmyk_to_rgb(image: Image.Image, color: ColorProfile) -> tuple[Image.Image, 
 def _describe_extra_frames(path: Path, image: Image.Image) -> list[str]:
     count = image.n_frames  # type: ignore[attr-defined]
     if image.format == "MPO":  # a phone's JPEG with a depth map or a second view behind the image
-        return [f"{count - 1} further images inside the JPEG were left out"]
+        return [f"left out: {format_count(count - 1, 'further image')} inside the JPEG"]
     if image.format == "TIFF":
         raise ImageFileError(f"{escape_name(path)} has {count} pages; save each as an image of its own.")
     raise ImageFileError(
@@ -506,12 +511,15 @@ def _identify(file: BinaryIO, name: str) -> FileKind:
     return kind
 
 
-@contextmanager
-def open_image(path: Path) -> Iterator[Image.Image]:
-    """Opens a file by Pillow's lazy header reader; every failure, also while decoding, becomes one sentence.
+def decode_by_pillow(path: Path, check: Callable[[Image.Image], None]) -> Image.Image:
+    """Decodes a file as Pillow does, whatever its pixels are, for callers that have their own rules for them.
 
-    Yields:
-        The image, not yet decoded; valid inside the context.
+    Args:
+        path: Of the file.
+        check: Called with the image before it is decoded; what it raises is raised.
+
+    Returns:
+        The image, turned upright if its metadata can be read.
 
     Raises:
         InputError: As in `read_image`.
@@ -521,7 +529,13 @@ def open_image(path: Path) -> Iterator[Image.Image]:
     with open_image_file(path) as (file, kind):
         if kind is TIFF:
             _read_whole_tiff_layout(path, file)
-        yield _open_by_pillow(file, kind)
+        image = _open_by_pillow(file, kind)
+        check(image)
+        image.load()
+        _check_raster(file, image, kind)
+        with suppress(Exception):  # metadata never cost the pixels
+            image = ImageOps.exif_transpose(image)
+        return image
 
 
 def _read_whole_tiff_layout(path: Path, file: BinaryIO) -> TiffLayout:

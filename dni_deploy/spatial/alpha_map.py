@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from dni_deploy.errors import ImageFileError, MismatchError, UsageError, escape_name
-from dni_deploy.imaging.image_file import open_image, read_bit_depth
+from dni_deploy.imaging.image_file import decode_by_pillow, read_bit_depth
 from dni_deploy.imaging.image_limits import check_image_size
 
 DEFAULT_LEVELS = 9
@@ -96,11 +96,12 @@ class AlphaMap:
             LimitError: It is too large.
         """
         path = Path(path)
-        with open_image(path) as image:
+
+        def check(image: Image.Image) -> None:
             check_image_size(path, *image.size)
             _check_pixel_format(path, image)
-            image.load()
-            return cls.of(_read_gray(path, ImageOps.exif_transpose(image)))
+
+        return cls.of(_read_gray(path, decode_by_pillow(path, check)))
 
     @property
     def height(self) -> int:

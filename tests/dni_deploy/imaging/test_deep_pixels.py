@@ -6,6 +6,7 @@ import io
 import struct
 import sys
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from dni_deploy.errors import ImageFileError, UnavailableError
+from dni_deploy.errors import ImageFileError, InputError, LimitError, UnavailableError
 from dni_deploy.imaging.color_profile import ColorProfile
 from dni_deploy.imaging.image_file import ImageFile, read_frame, read_image, write_image
 
@@ -197,7 +198,7 @@ def test_further_channels_are_left_out_with_a_note(tmp_path: Path) -> None:
     image = read_image(tmp_path / "a.tif")
     assert np.array_equal(image.rgb, pixels[..., :3])
     assert image.alpha is None
-    assert image.notes == ("2 further channels of the TIFF file were left out",)
+    assert image.notes == ("left out: 2 further channels of the TIFF file",)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -312,3 +313,39 @@ def test_netpbm_of_16_bits_is_read(tmp_path: Path, white: int, channels: int) ->
     (tmp_path / "a.ppm").write_bytes(header + pixels.astype(">u2").tobytes()[:-1])
     with pytest.raises(ImageFileError, match="cut off"):
         read_image(tmp_path / "a.ppm")
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "float.tif"])
+@pytest.mark.parametrize("channels", [2, 4])
+def test_hidden_colors_do_not_reach_the_network(tmp_path: Path, suffix: str, channels: int) -> None:
+    dtype = np.float32 if suffix == "float.tif" else np.uint16
+    pixels = random_values((24, 28, channels), dtype)
+    pixels[:9, 5:, -1] = 0
+    frames = []
+    for number, hidden in enumerate((0, 1, 65535 if dtype == np.uint16 else np.inf)):
+        changed = pixels.copy()
+        changed[pixels[..., -1] == 0, :-1] = hidden
+        path = tmp_path / f"{number}.{suffix}"
+        if suffix == "png":
+            path.write_bytes(imagecodecs.png_encode(changed))
+        else:
+            write_tiff(path, changed)
+        frames.append(read_image(path).rgb)
+    assert all(np.array_equal(frame, frames[0]) for frame in frames)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "lzw.tif"])
+def test_damage_gives_an_error_of_ours_or_an_image(tmp_path: Path, suffix: str, capfd: pytest.CaptureFixture[str]) -> None:
+    pixels, path, rng = random_values((6, 6, 3)), tmp_path / f"a.{suffix}", np.random.default_rng(0)
+    if suffix == "png":
+        path.write_bytes(imagecodecs.png_encode(pixels))
+    else:
+        write_tiff(path, pixels, compression="lzw" if suffix == "lzw.tif" else "zlib", predictor=True)
+    whole = path.read_bytes()
+    for _ in range(80):
+        damaged = bytearray(whole)
+        damaged[int(rng.integers(len(whole)))] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        with suppress(InputError, LimitError):
+            read_image(path)
+    assert capfd.readouterr().err == ""

@@ -190,3 +190,10 @@ def test_an_animated_gif_is_refused(tmp_path: Path) -> None:
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     with pytest.raises(ImageFileError, match="animation of 3 frames"):
         read_image(tmp_path / "a.gif")
+
+
+def test_the_first_image_of_a_phone_is_read_and_the_others_are_mentioned(tmp_path: Path) -> None:
+    Image.fromarray(PHOTO).save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[Image.fromarray(PHOTO // 2)])
+    image = read_image(tmp_path / "a.jpg")
+    assert image.rgb.shape == PHOTO.shape
+    assert "left out: 1 further image inside the JPEG" in image.notes

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -197,6 +199,20 @@ def test_broken_metadata_never_costs_the_pixels(tmp_path: Path, capfd: pytest.Ca
     plain.write_bytes(encode(file_format))
     assert np.array_equal(read_image(path).rgb, read_image(plain).rgb)
     assert capfd.readouterr().err == ""
+
+
+def test_lines_of_libraries_do_not_go_to_stderr(tmp_path: Path) -> None:
+    """In a process of its own: pytest takes what loggers write."""
+    data = encode("TIFF")
+    start = data.find(struct.pack("<HHI", 277, 3, 1))  # SamplesPerPixel
+    (tmp_path / "a.tif").write_bytes(patch(data, start + 8, struct.pack("<H", 4096)))
+    code = (
+        "import sys; from dni_deploy.imaging.image_file import read_image\n"
+        "try: read_image(sys.argv[1])\nexcept ValueError as error: print(error)"
+    )
+    result = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.tif")], capture_output=True, text=True, check=True)
+    assert "damaged or cut off" in result.stdout
+    assert result.stderr == ""
 
 
 def test_what_keeps_a_decoder_from_the_pixels_is_mentioned(tmp_path: Path) -> None:

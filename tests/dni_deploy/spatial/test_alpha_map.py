@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -164,3 +166,13 @@ def test_snapping_to_levels_removes_coding_noise() -> None:
     noisy = AlphaMap.of(np.array([[0, 2, 3, 4, 128, 252, 255]], np.uint8))
     snapped = noisy.snap_to_levels(np.array([0.0, 1.0]), 3.5 / 255)
     assert np.array_equal(values(snapped)[0], [0, 0, 0, 4 / 255, 128 / 255, 1, 1])
+
+
+def test_an_incomplete_map_is_refused(tmp_path: Path) -> None:
+    """Its last rows would be black, which is an alpha."""
+    row = b"\0" + bytes(range(1, 9))
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 0)), (b"IDAT", zlib.compress(row * 4)), (b"IEND", b"")]
+    chunks = [struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in parts]
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    with pytest.raises(ImageFileError, match="damaged or cut off"):
+        AlphaMap.read(tmp_path / "a.png")
