@@ -165,7 +165,7 @@ def test_a_listener_opens_the_input_of_that_name(monkeypatch: pytest.MonkeyPatch
     ("error", "message"),
     [
         (SystemError("MidiInAlsa::initialize: error creating ALSA sequencer client object."), "no MIDI .*snd_seq"),
-        (ModuleNotFoundError("No module named 'rtmidi'", name="rtmidi"), r"dni-deploy\[midi\]"),
+        (ModuleNotFoundError("No module named 'rtmidi'", name="rtmidi"), r"pip install .*\[midi\]"),
     ],
 )
 def test_missing_midi_is_a_one_line_error(monkeypatch: pytest.MonkeyPatch, error: Exception, message: str) -> None:

@@ -61,7 +61,7 @@ def test_a_missing_package_names_its_extra(
     ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(UnavailableError, match=rf"dni-deploy\[{extra}\]"), open_listeners(new_shared_alpha(), **options):  # type: ignore[arg-type]
+    with pytest.raises(UnavailableError, match=rf"pip install .*\[{extra}\]"), open_listeners(new_shared_alpha(), **options):  # type: ignore[arg-type]
         raise AssertionError("not reached")
 
 
