@@ -322,7 +322,9 @@ osc_map = click.option(
     help="What an OSC address of another program sets: alpha, alpha:MEMBER, shares, plane, x or y, and the range of its "
     "numbers if it is not 0..1, such as /1/fader1=alpha:gan[0..127]. Repeatable.",
 )
-force = click.option("--force", is_flag=True, help="Replace an output that exists.")
+force = click.option(
+    "--force", is_flag=True, allow_from_autoenv=False, help="Replace an output that exists."
+)  # a variable that is left set would replace files unasked
 tile = click.option(
     "--tile", type=click.IntRange(16, 2**16), metavar="PIXELS", help="Process in square tiles of this many input pixels."
 )
