@@ -115,7 +115,7 @@ def command(name: str, examples: str) -> Callable[[Callable[..., Any]], click.Co
             _make_flag("--debug", "debug", DEBUG_HELP),
         ]
         for parameter in result.params:
-            if isinstance(parameter, click.Option):
+            if isinstance(parameter, click.Option) and parameter.allow_from_autoenv:
                 spellings = (*parameter.opts, *getattr(parameter, "aliases", ()))
                 parameter.envvar = [
                     f"DNI_{name}_{spelling[2:]}".replace("-", "_").upper() for spelling in spellings if spelling[:2] == "--"
