@@ -58,10 +58,7 @@ def verify_graph(graph: onnx.ModelProto, net: nn.Module, signature: Signature, *
     for x in _make_inputs(signature, generator, batch):
         expected = _run_network(net, changed, x)
         if not np.isfinite(expected).all():
-            raise MismatchError(
-                f"The network {escape_name(type(net).__name__)} gives NaN or infinite values when its weights change "
-                "by a quarter, so its graph cannot be verified."
-            )
+            raise MismatchError(_explain_non_finite(net, tensors, x))
         worst = max(worst, relative_error(_run_session(session, net, x), expected))
     if worst > MAX_RELATIVE_ERROR:
         raise MismatchError(
@@ -70,6 +67,24 @@ def verify_graph(graph: onnx.ModelProto, net: nn.Module, signature: Signature, *
             f"where {MAX_RELATIVE_ERROR:.0e} is allowed."
         )
     return worst
+
+
+def _explain_non_finite(net: nn.Module, tensors: Mapping[str, Tensor], x: Tensor) -> str:
+    """Says why a network with changed weights gives NaN or infinite values."""
+    name = escape_name(type(net).__name__)
+    for key, tensor in tensors.items():
+        if key.endswith("running_var") and float(tensor.min()) < 0:
+            return (
+                f"The network {name} gives NaN: the variance {escape_name(key)!r} has the negative number "
+                f"{float(tensor.min()):.3g}; the checkpoint is damaged, or was not trained so."
+            )
+    if not np.isfinite(_run_network(net, tensors, x)).all():
+        largest = max(tensors, key=lambda key: float(tensors[key].abs().max()) if tensors[key].numel() else 0.0)
+        return (
+            f"The network {name} gives NaN or infinite values, with its own weights, too; the largest is in "
+            f"{escape_name(largest)!r}, {float(tensors[largest].abs().max()):.3g}."
+        )
+    return f"The network {name} gives NaN or infinite values when its weights change by a quarter, so its graph cannot be verified."
 
 
 def _run_network(net: nn.Module, weights: Mapping[str, Tensor], x: Tensor) -> NDArray[np.float32]:

@@ -194,7 +194,7 @@ def _export_graph_files(
         log.info("%s", note)
     graph_facts: dict[str, Any] = {
         "onnx": version("onnx"),
-        "onnxruntime": module.onnxruntime.__version__,  # the distribution may be onnxruntime-gpu
+        "onnxruntime": module.ort.__version__,  # the distribution may be onnxruntime-gpu
         "probe_error": float(f"{error:.1e}"),
     }
     if notes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -31,6 +32,8 @@ from dni_deploy.signature import Signature
 from dni_deploy.utils import onnx_weights
 from dni_deploy.utils.atomic_write import write_bytes, write_bytes_atomically, write_folder_atomically
 from dni_deploy.utils.file_lock import try_lock
+
+log = logging.getLogger(__name__)
 
 MAX_INLINE_BYTES = 1 << 20
 """Largest size of the float32 copies that are stored in the graph file itself; beyond it they get a file of their own."""
@@ -116,7 +119,7 @@ def replace_files(folder: Path, make_files: Callable[[Manifest], Iterable[tuple[
                 written.add(name)
                 if name == MANIFEST_FILE_NAME:
                     named = {stored.file for stored in Manifest.from_bytes(data).files}
-                write_bytes_atomically(folder / name, data, force=True)
+                write_bytes_atomically(folder / name, data, force=True, mode_of=folder / MANIFEST_FILE_NAME)
         except BaseException as error:
             # Read from the disk whether the old manifest is still there: the error may have come after its replacement.
             with suppress(BundleError, RefusedError):
@@ -125,13 +128,26 @@ def replace_files(folder: Path, make_files: Callable[[Manifest], Iterable[tuple[
                     if isinstance(error, (LimitError, InputError)):
                         raise type(error)(f"{error} The bundle {escape_name(folder)} is as it was.") from error
             raise
-        _remove_files(folder, kept - named)
+        left = _remove_files(folder, kept - named)
+        if left:
+            log.warning(
+                "%s of the bundle before could not be removed from %s; remove them by hand.",
+                ", ".join(map(escape_name, left)),
+                escape_name(folder),
+            )
 
 
-def _remove_files(folder: Path, names: set[str]) -> None:
-    for name in names:  # names that a checked manifest gave: never a path
-        with suppress(OSError):
+def _remove_files(folder: Path, names: set[str]) -> list[str]:
+    """Removes files of a bundle; returns the names of those that cannot be removed."""
+    left = []
+    for name in sorted(names):  # names that a checked manifest gave: never a path
+        try:
             os.unlink(folder / name)
+        except FileNotFoundError:
+            pass
+        except OSError:
+            left.append(name)
+    return left
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dni_deploy.checkpoints.container import open_zipped_checkpoint, read_shard_names
 from dni_deploy.checkpoints.dtypes import STORED_DTYPES, make_dtype_error
-from dni_deploy.checkpoints.file_type import CheckpointFile, is_safetensors, open_checkpoint_file
+from dni_deploy.checkpoints.file_type import CheckpointFile, is_read_failure, is_safetensors, open_checkpoint_file
 from dni_deploy.checkpoints.other_formats import describe_by_name, find_index_name
 from dni_deploy.checkpoints.pickle_reader import StoredTensor, UnusableTensor
 from dni_deploy.checkpoints.safetensors_file import MAX_TENSORS, read_tensors
@@ -81,7 +81,9 @@ class Checkpoint:
                 raise
             except MemoryError:
                 raise LimitError(f"{checkpoint_file.name} needs more memory than there is.") from None
-            except Exception:  # on damaged bytes the standard library raises a dozen kinds, none of them written for a user
+            except Exception as error:  # on damaged bytes the standard library raises a dozen kinds, none written for a user
+                if is_read_failure(error):
+                    raise
                 kind = describe_by_name(checkpoint_file.name, checkpoint_file.head)
                 problem = (
                     f"is not a checkpoint: it is {kind}"

@@ -89,6 +89,6 @@ def open_zipped_checkpoint(checkpoint_file: CheckpointFile) -> CheckpointFile | 
         data = archive.read(record)
     except (zipfile.BadZipFile, EOFError, NotImplementedError):
         raise CheckpointError(f"{name} is damaged or compressed in an unusual way; unpack it first.") from None
-    opened = CheckpointFile(io.BytesIO(data), f"{name} ({escape_name(inner_names[0], 60)})", len(data))
+    opened = CheckpointFile(io.BytesIO(data), f"{name} ({escape_name(inner_names[0], 60)})", len(data), checkpoint_file.budget)
     check_head(opened)
     return opened

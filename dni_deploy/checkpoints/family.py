@@ -300,6 +300,10 @@ def _collect_notes(members: tuple[Member, ...]) -> list[str]:
             notes.append(
                 f"{member.name} has {len(unlike)} tensors of {got} where {first.name} has {expected}; each stays as it is."
             )
+    for member in members:
+        doubles = [key for key in member.checkpoint.float_keys if member.checkpoint.tensors[key].dtype == np.float64]
+        if doubles:
+            notes.append(f"{member.name} has {len(doubles)} tensors of float64; networks run with them rounded to float32.")
     for index, member in enumerate(members):
         for twin in members[:index]:
             if _has_same_weights(twin.checkpoint, member.checkpoint):
@@ -308,4 +312,8 @@ def _collect_notes(members: tuple[Member, ...]) -> list[str]:
 
 
 def _has_same_weights(one: Checkpoint, other: Checkpoint) -> bool:
-    return all(np.array_equal(one.tensors[key], other.tensors[key]) for key in one.float_keys)
+    """Whether all weights are the same once they are rounded to float32."""
+    with np.errstate(over="ignore"):
+        return all(
+            np.array_equal(one.tensors[key].astype(np.float32), other.tensors[key].astype(np.float32)) for key in one.float_keys
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from typing import BinaryIO
 
 from dni_deploy.checkpoints.other_formats import describe_folder, describe_other_format
+from dni_deploy.checkpoints.read_budget import ReadBudget
 from dni_deploy.errors import CheckpointError, LimitError, escape_name
 from dni_deploy.utils.hardware import total_memory_bytes
 
@@ -27,11 +29,13 @@ class CheckpointFile:
         name: Its name, safe to print.
         size: Bytes.
         head: Its first 1,024 bytes.
+        budget: What reading it may cost.
     """
 
-    def __init__(self, file: BinaryIO, name: str, size: int) -> None:
-        """Reads the head of the file."""
+    def __init__(self, file: BinaryIO, name: str, size: int, budget: ReadBudget | None = None) -> None:
+        """Reads the head of the file; one that is inside of another has the budget of that."""
         self.file, self.name, self.size = file, name, size
+        self.budget = budget or ReadBudget(name)
         self.head = file.read(1024)
         file.seek(0)
 
@@ -96,9 +100,19 @@ def open_checkpoint_file(path: str | os.PathLike[str], *, has_graph: bool = Fals
         memory = total_memory_bytes() or UNKNOWN_MEMORY_BYTES
         if status.st_size > memory:
             raise LimitError(f"{name} has {status.st_size:,} bytes, more than this machine's memory of {memory:,}.")
-        checkpoint_file = CheckpointFile(file, name, status.st_size)
-        check_head(checkpoint_file, has_graph=has_graph)
-        yield checkpoint_file
+        try:
+            checkpoint_file = CheckpointFile(file, name, status.st_size)
+            check_head(checkpoint_file, has_graph=has_graph)
+            yield checkpoint_file
+        except OSError as error:
+            if not is_read_failure(error):
+                raise
+            raise CheckpointError(f"{name} cannot be read ({error.strerror}).") from None
+
+
+def is_read_failure(error: Exception) -> bool:
+    """Whether an error says that the disk fails, not that the content of a file makes no sense, such as a negative position."""
+    return isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
 
 
 def _not_a_file_error(mode: int, name: str, path: str | os.PathLike[str]) -> CheckpointError:

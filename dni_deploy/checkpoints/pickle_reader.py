@@ -17,10 +17,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
-from dni_deploy.errors import CheckpointError, LimitError, RefusedError, escape_name
+from dni_deploy.checkpoints.read_budget import ReadBudget
+from dni_deploy.errors import CheckpointError, RefusedError, escape_name
 
-MAX_PICKLE_OPERATIONS = 3_000_000
-"""Steps of one pickle: about 60 per tensor are usual, so this is beyond 20,000 tensors, and a few seconds."""
+MAX_INTEGER_KEY = 1 << 61
+"""Larger integer keys are left out: Python's hash of an integer is its rest by 2^61 - 1, and a dict of keys with one hash takes
+time quadratic in their number. No hash of the other types can be chosen: those of texts are salted."""
+
+MAX_MEMO_INDEX = 1 << 31
+MAX_NAME_CHARACTERS = 1000
 
 
 class ByteReader(Protocol):
@@ -135,12 +140,13 @@ _DTYPE_PATTERN = re.compile(r"torch\.(q?u?int\d+(x\d+)?|b?float\d+(_\w+)?|comple
 _GLOBAL_NAME_PATTERN = re.compile(r"[A-Za-z_][\w.]*\.[\w.<>]+")
 
 
-def read_pickle(stream: ByteReader, where: str, storages: dict[str, Storage] | None = None) -> Any:
+def read_pickle(stream: ByteReader, where: str, budget: ReadBudget, storages: dict[str, Storage] | None = None) -> Any:
     """Reads the next pickle of a stream.
 
     Args:
         stream: The stream; it is left behind the pickle.
         where: The file as the user knows it, already safe to print.
+        budget: That of the file.
         storages: A dict to fill with every storage that the pickle mentions, by key.
 
     Returns:
@@ -148,20 +154,19 @@ def read_pickle(stream: ByteReader, where: str, storages: dict[str, Storage] | N
 
     Raises:
         RefusedError: It calls a name that is outside of the allow-list.
-        LimitError: There are too many steps.
+        LimitError: The budget is spent.
         CheckpointError: It is not a pickle of data.
     """
-    machine = _PickleMachine(where, {} if storages is None else storages)
+    machine = _PickleMachine(where, budget, {} if storages is None else storages)
     operations: Iterator[Any] = pickletools.genops(cast(Any, stream))
-    for step, (opcode, argument, _) in enumerate(operations):
-        if step >= MAX_PICKLE_OPERATIONS:
-            raise machine.too_long_error()
+    for opcode, argument, _ in operations:
+        budget.spend(1)
         if opcode.name == "STOP":
             return machine.stack.pop()
         try:
             machine.run(opcode.name, argument)
         except _UnsafePickleError as refused:
-            raise _refusal_error(where, refused.name, operations) from None
+            raise _refusal_error(where, refused.name, operations, budget) from None
     raise CheckpointError(f"{where} has a pickle without an end; the file is cut short.")
 
 
@@ -170,10 +175,10 @@ class _UnsafePickleError(Exception):
         self.name = name
 
 
-def _refusal_error(where: str, name: str, rest: Iterator[Any]) -> Exception:
+def _refusal_error(where: str, name: str, rest: Iterator[Any], budget: ReadBudget) -> Exception:
     if not _GLOBAL_NAME_PATTERN.fullmatch(name):
         return CheckpointError(f"{where} is not a checkpoint: neither a torch file nor safetensors.")
-    whole_module = name.startswith("torch.nn.") or _mentions_module(rest)
+    whole_module = name.startswith("torch.nn.") or _mentions_module(rest, budget)
     if whole_module:
         return RefusedError(
             f"{where} is a whole pickled module ({escape_name(name, 60)!r}), and reading it would run its code. "
@@ -185,13 +190,12 @@ def _refusal_error(where: str, name: str, rest: Iterator[Any]) -> Exception:
     )
 
 
-def _mentions_module(rest: Iterator[Any]) -> bool:
+def _mentions_module(rest: Iterator[Any], budget: ReadBudget) -> bool:
     try:
-        for step, (_, argument, _) in enumerate(rest):
+        for _, argument, _ in rest:
+            budget.spend(1)
             if isinstance(argument, str) and (argument.startswith("torch.nn.modules") or argument == "_parameters"):
                 return True
-            if step > MAX_PICKLE_OPERATIONS:
-                return False
     except Exception:  # what follows the refused name may be anything
         pass
     return False
@@ -200,28 +204,21 @@ def _mentions_module(rest: Iterator[Any]) -> bool:
 class _PickleMachine:
     """The stack machine; a method `_name` runs the operation NAME, and raises any exception on a stack that does not fit."""
 
-    def __init__(self, where: str, storages: dict[str, Storage]) -> None:
+    def __init__(self, where: str, budget: ReadBudget, storages: dict[str, Storage]) -> None:
         self.where = where
+        self.budget = budget
         self.storages = storages
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
-        self.copied_items = 0
-
-    def too_long_error(self) -> LimitError:
-        return LimitError(
-            f"{self.where} has a pickle of more than {MAX_PICKLE_OPERATIONS:,} steps; no checkpoint needs that many."
-        )
 
     def call(self, function: Any, arguments: Any) -> None:
         """Runs a call. It may copy its arguments, and a pickle can repeat it cheaply, so what is copied counts as steps."""
         if not isinstance(arguments, tuple):
             raise ValueError("not a call")
-        self.copied_items += sum(
-            len(item) for item in (arguments, *arguments) if isinstance(item, (list, tuple, dict, str, bytes))
+        self.budget.spend(
+            sum(len(item) for item in (arguments, *arguments) if isinstance(item, (list, tuple, dict, str, bytes)))
         )
-        if self.copied_items > MAX_PICKLE_OPERATIONS:
-            raise self.too_long_error()
         self.stack.append(_call_global(function, arguments))
 
     def run(self, name: str, argument: Any) -> None:
@@ -234,7 +231,7 @@ class _PickleMachine:
         elif name in ("PROTO", "FRAME"):
             return
         elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
-            self.memo[int(argument)] = self.stack[-1]
+            self.memo[_require_index(argument)] = self.stack[-1]
         elif name == "MEMOIZE":
             self.memo[len(self.memo)] = self.stack[-1]
         elif name in ("GET", "BINGET", "LONG_BINGET"):
@@ -336,6 +333,7 @@ class _PickleMachine:
         if isinstance(target, Global):
             raise _UnsafePickleError(target.name)  # no object, but a module or class that would be changed
         if isinstance(target, ScriptModule) and isinstance(state, dict):
+            self.budget.spend(len(state))
             target.update(state)
         # else: the state of an OrderedDict is torch's `_metadata` (versions of layers), that of an OpaqueValue is not read
 
@@ -368,6 +366,8 @@ _NEW_OBJECT_OPCODES: dict[str, Callable[[], Any]] = {
 
 
 def _resolve_global(module: str, name: str) -> Global:
+    if len(module) + len(name) > MAX_NAME_CHARACTERS:
+        raise ValueError("not a name")
     full = f"{module}.{name}"
     if not _GLOBAL_NAME_PATTERN.fullmatch(full):
         raise _UnsafePickleError(full)
@@ -395,6 +395,13 @@ def _require_text(value: Any) -> str:
     return value
 
 
+def _require_index(argument: Any) -> int:
+    index = int(argument)
+    if not 0 <= index < MAX_MEMO_INDEX:
+        raise ValueError("not an index")
+    return index
+
+
 def _make_dict(pairs: Any = ()) -> dict[Any, Any]:
     fields: dict[Any, Any] = {}
     _update_dict(fields, pairs)
@@ -404,6 +411,8 @@ def _make_dict(pairs: Any = ()) -> dict[Any, Any]:
 def _update_dict(target: Any, pairs: Any) -> None:
     if isinstance(target, dict):
         for key, value in pairs:
+            if isinstance(key, int) and not -MAX_INTEGER_KEY < key < MAX_INTEGER_KEY:
+                continue
             if isinstance(key, (str, int, float, bytes, type(None))):  # nothing that hashes by recursion
                 target[key] = value
     elif not isinstance(target, (UnusableTensor, OpaqueValue)):

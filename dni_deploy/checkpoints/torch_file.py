@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from dni_deploy.checkpoints.dtypes import STORED_DTYPES, convert_elements, make_dtype_error
 from dni_deploy.checkpoints.file_type import CheckpointFile
 from dni_deploy.checkpoints.pickle_reader import (
+    MAX_NAME_CHARACTERS,
     ScriptModule,
     Storage,
     StoredTensor,
@@ -114,6 +115,8 @@ def flatten_script_module(module: ScriptModule) -> dict[str, Any]:
         if visited > MAX_RECORDS or prefix.count(".") > 100:
             raise LimitError(f"The TorchScript module has more than {MAX_RECORDS:,} attributes, or modules 100 deep.")
         for name, value in current.items():
+            if len(prefix) + len(name) > MAX_NAME_CHARACTERS:
+                raise LimitError(f"The TorchScript module has names of more than {MAX_NAME_CHARACTERS:,} characters.")
             if isinstance(value, ScriptModule):
                 waiting.append((f"{prefix}{name}.", value))
             elif isinstance(value, (StoredTensor, UnusableTensor)):
@@ -169,8 +172,8 @@ class ZipTorchFile(TorchFile):
         is_script = any(name.startswith(f"{root}/code/") for name in self._records)
         for name in sorted(self._records):
             if name.endswith(".pkl") and name != f"{root}/data.pkl" and not is_script:  # those of TorchScript are not needed
-                read_pickle(io.BytesIO(self._read_record(name)), self._where)
-        value = read_pickle(io.BytesIO(self._read_record(f"{root}/data.pkl")), self._where)
+                read_pickle(io.BytesIO(self._read_record(name)), self._where, self._file.budget)
+        value = read_pickle(io.BytesIO(self._read_record(f"{root}/data.pkl")), self._where, self._file.budget)
         return flatten_script_module(value) if isinstance(value, ScriptModule) else value
 
     def _check_version(self, root: str) -> None:
@@ -268,7 +271,7 @@ class ExportedProgramFile(ZipTorchFile):
         name = self._find_weights()
         data = self._read_record(name)
         if not name.endswith("_config.json"):
-            self._inner = ZipTorchFile(CheckpointFile(io.BytesIO(data), self._where, len(data)))
+            self._inner = ZipTorchFile(CheckpointFile(io.BytesIO(data), self._where, len(data), self._file.budget))
             return self._inner.value
         self._data_prefix = f"{name.rpartition('/')[0]}/"
         config = load_json(data.decode("utf-8"))["config"]
@@ -295,19 +298,19 @@ class LegacyTorchFile(TorchFile):
     def __init__(self, checkpoint_file: CheckpointFile) -> None:
         """Looks through the whole file; the errors are those of `read_pickle`."""
         super().__init__(checkpoint_file)
-        where = self._where
-        if read_pickle(checkpoint_file, where) != LEGACY_MAGIC:
+        where, budget = self._where, checkpoint_file.budget
+        if read_pickle(checkpoint_file, where, budget) != LEGACY_MAGIC:
             while checkpoint_file.tell() < checkpoint_file.size:
-                read_pickle(checkpoint_file, where)
+                read_pickle(checkpoint_file, where, budget)
             raise CheckpointError(f"{where} is a pickle, but not one of torch.save; save net.state_dict() with torch.save.")
-        if read_pickle(checkpoint_file, where) != 1001:
+        if read_pickle(checkpoint_file, where, budget) != 1001:
             raise CheckpointError(f"{where} has an unknown version of torch's old format; save it again with a newer torch.")
-        system = read_pickle(checkpoint_file, where)
+        system = read_pickle(checkpoint_file, where, budget)
         if not isinstance(system, dict) or system.get("little_endian") is not True:
             raise CheckpointError(f"{where} was not written on a little-endian machine; save it again on one.")
         storages: dict[str, Storage] = {}
-        self.value = read_pickle(checkpoint_file, where, storages)
-        keys = read_pickle(checkpoint_file, where)
+        self.value = read_pickle(checkpoint_file, where, budget, storages)
+        keys = read_pickle(checkpoint_file, where, budget)
         if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or len(set(keys)) != len(keys):
             raise CheckpointError(f"{where} is damaged: its list of storages is not a list of names.")
         self._storage_spans = self._locate_storages(keys, storages)

@@ -59,6 +59,6 @@ def format_help_summary() -> str:
         f"  {PROGRAM_NAME} export psnr=psnr.pth gan=gan.pth -o sr.dni",
         f"  {PROGRAM_NAME} run sr.dni in.png -o out.png --alpha psnr=0.35,gan=0.65",
         "",
-        f"  {PROGRAM_NAME} COMMAND -h shows more. Every option has a variable, such as DNI_RUN_THREADS for run --threads.",
+        f"  {PROGRAM_NAME} COMMAND -h shows more. Every option but --force has a variable, such as DNI_RUN_THREADS.",
     ]
     return "\n".join(lines)

@@ -111,13 +111,15 @@ def run_command_line(args: list[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         return command_output.print_error("Stopped", "stopped.", EXIT_INTERRUPTED)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes stdout once more when it ends
+        _drop_stdout()
         return EXIT_PIPE_CLOSED
     except Exception as error:
+        _drop_stdout()
         if command_output.debug:
             traceback.print_exc()
         return command_output.print_error(*_describe_error(error))
     finally:
+        command_output.show_cursor()
         hide_logs()
 
 
@@ -134,10 +136,13 @@ def _describe_error(error: Exception) -> tuple[str, str, int]:
         return UsageError.kind, escape_name(error.format_message(), 1000), 2
     if isinstance(error, MemoryError):
         return LimitError.kind, "not enough memory; a smaller image, --tile or fewer threads need less.", LimitError.exit_code
-    if isinstance(error, OSError) and error.filename is not None:
+    if isinstance(error, OSError):
+        # What has no file's name and finds no room is what is printed.
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         kind = LimitError if full else InputError
-        return kind.kind, f"{escape_name(error.filename)}: {error.strerror}.", kind.exit_code
+        if error.filename is not None or full:
+            name = "stdout" if error.filename is None else escape_name(error.filename)
+            return kind.kind, f"{name}: {error.strerror}.", kind.exit_code
     return "Bug", _report_bug(error), DniError.exit_code
 
 
@@ -150,6 +155,15 @@ def _report_bug(error: Exception) -> str:
     except OSError:
         return f"a bug in dni-deploy: {description}. Run it again with --debug and report what it shows."
     return f"a bug in dni-deploy: {description}. Please report it with {file.name}."
+
+
+def _drop_stdout() -> None:
+    """Drops what stdout cannot take: the interpreter flushes it once more at its end, and would fail."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _keep_matplotlib_in_cache() -> None:

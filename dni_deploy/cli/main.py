@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 
 from dni_deploy._version import __version__
 from dni_deploy.cli.commands import COMPLETE_VARIABLE, PROGRAM_NAME, format_help_summary
@@ -25,8 +26,9 @@ def main(args: list[str] | None = None) -> int:
     args = sys.argv[1:] if args is None else args
     is_completion = COMPLETE_VARIABLE in os.environ  # then the shell calls, not a person
     if not is_completion and args in ([], ["-h"], ["--help"], ["--version"]) and sys.stdout is not None:
-        print(f"{PROGRAM_NAME} {__version__}" if args == ["--version"] else format_help_summary())
-        return 0
+        with suppress(OSError):  # a full disk or a closed pipe, of which what follows tells
+            print(f"{PROGRAM_NAME} {__version__}" if args == ["--version"] else format_help_summary(), flush=True)
+            return 0
     from dni_deploy.cli.dispatch import run_command_line
 
     return run_command_line(args)

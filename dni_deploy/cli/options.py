@@ -129,7 +129,7 @@ def command(name: str, examples: str) -> Callable[[Callable[..., Any]], click.Co
             _make_flag("--debug", "debug", DEBUG_HELP),
         ]
         for parameter in result.params:
-            if isinstance(parameter, click.Option):
+            if isinstance(parameter, click.Option) and parameter.allow_from_autoenv:
                 spellings = (*parameter.opts, *getattr(parameter, "aliases", ()))
                 parameter.envvar = [
                     f"DNI_{name}_{spelling[2:]}".replace("-", "_").upper() for spelling in spellings if spelling[:2] == "--"
@@ -355,7 +355,9 @@ osc_map = click.option(
     help="What an OSC address of another program sets: alpha, alpha:MEMBER, shares, plane, x or y, and the range of its "
     "numbers if it is not 0..1, such as /1/fader1=alpha:gan[0..127]. Repeatable.",
 )
-force = click.option("--force", is_flag=True, help="Replace an output that exists.")
+force = click.option(
+    "--force", is_flag=True, allow_from_autoenv=False, help="Replace an output that exists."
+)  # a variable that is left set would replace files unasked
 tile = click.option(
     "--tile", type=click.IntRange(16, 2**16), metavar="PIXELS", help="Process in square tiles of this many input pixels."
 )

@@ -15,6 +15,7 @@ import click
 
 from dni_deploy.cli.commands import PROGRAM_NAME
 from dni_deploy.errors import escape_name
+from dni_deploy.utils.native_calls import SHOW_CURSOR
 from dni_deploy.utils.progress import OptionalProgress
 
 OUTPUT_SCHEMA_VERSION = 2
@@ -34,12 +35,14 @@ class CommandOutput:
         quiet: No progress.
         debug: Tracebacks of errors.
         notes: What the command line was read as, for the "notes" of the JSON object.
+        has_bar: A bar was begun, which hides the cursor.
     """
 
     json: bool = False
     quiet: bool = False
     debug: bool = False
     notes: list[str] = field(default_factory=list)
+    has_bar: bool = False
 
     def print_note(self, sentence: str) -> None:
         """Prints a note on the command line, on stderr; with --json it is part of the result.
@@ -110,6 +113,12 @@ class CommandOutput:
             click.echo(f"{PROGRAM_NAME}: {safe if kind == 'Stopped' else 'error: ' + safe}", err=True)
         return exit_code
 
+    def show_cursor(self) -> None:
+        """Shows the cursor again, which a bar leaves hidden where a signal comes while it begins or ends."""
+        if self.has_bar and sys.stderr is not None and sys.stderr.isatty():
+            sys.stderr.write(SHOW_CURSOR)
+            sys.stderr.flush()
+
     @contextmanager
     def show_progress(self) -> Iterator[OptionalProgress]:
         """Shows progress on stderr: a bar on a terminal, else a line every LINE_INTERVAL_S; with --json one object a line.
@@ -126,6 +135,7 @@ class CommandOutput:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+        self.has_bar = True
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task("starting", total=None)

@@ -43,7 +43,7 @@ from dni_deploy.utils.optional_packages import import_optional
     "--plot", type=options.PATH_TYPE, help="Write a plot of the slider and its steps to this file: .png, .svg or .pdf."
 )
 @options.session_options
-@click.option("--force", is_flag=True, help="Replace a slider and a plot that exist.")
+@click.option("--force", is_flag=True, allow_from_autoenv=False, help="Replace a slider and a plot that exist.")
 def command(
     command_output: CommandOutput,
     bundle: Path,

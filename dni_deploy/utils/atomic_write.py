@@ -16,6 +16,7 @@ import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +32,11 @@ NO_HARD_LINK_ERRNOS = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, er
 
 NO_FOLDER_SYNC_ERRNOS = frozenset({errno.EINVAL, errno.EBADF, errno.ENOTSUP})
 
+MAX_SHOWN_NAME_BYTES = 200
+"""Of the target's name and suffix in its temporary name."""
+
+MAX_SUFFIX_BYTES = 32
+
 STALE_AGE_S = 86400
 """Age at which a temporary file of another machine, or of a process number that is in use again, is removed."""
 
@@ -41,7 +47,9 @@ MAX_LISTINGS = 256
 
 
 @contextmanager
-def write_file_atomically(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[Path]:
+def write_file_atomically(
+    path: str | os.PathLike[str], *, force: bool = False, mode_of: Path | None = None, keep_mode: bool = True
+) -> Iterator[Path]:
     """Gives the block a temporary path; when the block ends, the file that it wrote there is renamed to `path`.
 
     The temporary name has the suffix of `path` and lies in its folder. An exception in the block, Ctrl-C included, removes the
@@ -49,7 +57,9 @@ def write_file_atomically(path: str | os.PathLike[str], *, force: bool = False) 
 
     Args:
         path: The file.
-        force: Whether a file that exists is replaced.
+        force: Whether a file that exists is replaced. The new one has its mode, and its group where that is allowed.
+        mode_of: The file whose mode and group a new file has, if it exists; None: the one that is replaced.
+        keep_mode: Whether to do so; else the new file stays as the block made it.
 
     Yields:
         The temporary path, at which nothing exists yet.
@@ -66,6 +76,8 @@ def write_file_atomically(path: str | os.PathLike[str], *, force: bool = False) 
     with _use_temporary_path(target, existed) as temporary:
         yield temporary
         with _raise_readable(target, existed):
+            if keep_mode:
+                _keep_mode(temporary, mode_of or target)
             _sync_file(temporary)
             _move_into_place(temporary, target, force)
 
@@ -101,8 +113,14 @@ def write_folder_atomically(path: str | os.PathLike[str], *, force: bool = False
                 sync_folder(Path(folder))
             if os.name == "nt" and existed:
                 os.rmdir(target)
+            _keep_mode(temporary, target)
             # Never replaces anything but an empty folder: rename fails on a file and on a folder with files.
-            os.rename(temporary, target)
+            try:
+                os.rename(temporary, target)
+            except OSError as error:
+                if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                    raise _overtaken_error(target) from None
+                raise
 
 
 @contextmanager
@@ -130,9 +148,11 @@ def _remove_path(path: Path) -> None:
             os.unlink(path)
 
 
-def write_bytes_atomically(path: str | os.PathLike[str], data: bytes, *, force: bool = False) -> None:
+def write_bytes_atomically(
+    path: str | os.PathLike[str], data: bytes, *, force: bool = False, mode_of: Path | None = None
+) -> None:
     """Writes a file with this content; arguments and errors are those of `write_file_atomically`."""
-    with write_file_atomically(path, force=force) as temporary:
+    with write_file_atomically(path, force=force, mode_of=mode_of) as temporary:
         write_bytes(temporary, data)
 
 
@@ -151,6 +171,20 @@ def write_bytes(path: Path, data: bytes) -> None:
             os.close(descriptor)
     except OSError as error:  # write and close do not name the file themselves
         raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+
+
+@contextmanager
+def make_folder(path: Path) -> Iterator[None]:
+    """Makes a folder, unless it exists, for what the block writes there; where that fails, it is removed again."""
+    existed = path.exists()
+    path.mkdir(exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if not existed:
+            with suppress(OSError):
+                path.rmdir()
+        raise
 
 
 def _resolve_target(path: str | os.PathLike[str]) -> Path:
@@ -173,18 +207,48 @@ def _check_replaceable(target: Path, force: bool) -> bool:
     return existed
 
 
+def _keep_mode(temporary: Path, old: Path) -> None:
+    """Gives a new file or folder the mode and the group of an old one."""
+    if os.name == "nt":
+        return
+    try:
+        status, made = os.lstat(old), os.lstat(temporary)
+    except FileNotFoundError:
+        return
+    if stat.S_ISLNK(status.st_mode):
+        return
+    if status.st_gid != made.st_gid:
+        with suppress(OSError):
+            os.chown(temporary, -1, status.st_gid)
+    os.chmod(temporary, stat.S_IMODE(status.st_mode) & 0o777)
+
+
+@cache
 def _compute_host_id() -> str:
-    """Identifies this machine or container: a process number means something on its own machine only."""
-    return sha256(platform.node().encode("utf-8", "replace")).hexdigest()[:6]
+    """Identifies the machine since it began, and the container: a process number means something there only."""
+    digest = sha256(platform.node().encode("utf-8", "replace"))
+    with suppress(OSError):
+        digest.update(Path("/proc/sys/kernel/random/boot_id").read_bytes())
+        digest.update(str(os.stat("/proc/self/ns/pid").st_ino).encode())
+    return digest.hexdigest()[:6]
 
 
 def _make_temporary_path(target: Path) -> Path:
-    return target.with_name(f".{target.name}.{os.getpid()}-{_compute_host_id()}-{secrets.token_hex(4)}.part{target.suffix}")
+    start, end = _frame_temporary_name(target)
+    return target.with_name(f"{start}{os.getpid()}-{_compute_host_id()}-{secrets.token_hex(4)}{end}")
+
+
+def _frame_temporary_name(target: Path) -> tuple[str, str]:
+    """What a temporary name begins and ends with; of a long name a digest, since no name may have more than 255 bytes."""
+    name, suffix = os.fsencode(target.name), os.fsencode(target.suffix)
+    shown = target.name if len(name) + len(suffix) <= MAX_SHOWN_NAME_BYTES else sha256(name).hexdigest()
+    return f".{shown}.", f".part{target.suffix if len(suffix) <= MAX_SUFFIX_BYTES else ''}"
 
 
 def _remove_stale(target: Path) -> None:
     """Removes what a killed process left of this same target."""
-    pattern = re.compile(re.escape(f".{target.name}.") + r"(\d+)-([0-9a-f]{6})-[0-9a-f]{8}\.part" + re.escape(target.suffix))
+    start, end = _frame_temporary_name(target)
+    pattern = re.compile(re.escape(start) + r"(\d+)-([0-9a-f]{6})-[0-9a-f]{8}" + re.escape(end))
     with suppress(OSError):
         for name in _list_temporary_names(target.parent):
             match = pattern.fullmatch(name)
@@ -271,9 +335,13 @@ def _move_into_place(temporary: Path, target: Path, force: bool) -> None:
                 raise
             _move_without_links(temporary, target)
     except FileExistsError:
-        raise UsageError(
-            f"{escape_name(target)} was created by another process meanwhile and is left as it is. Nothing was written."
-        ) from None
+        raise _overtaken_error(target) from None
+
+
+def _overtaken_error(target: Path) -> UsageError:
+    return UsageError(
+        f"{escape_name(target)} was created by another process meanwhile and is left as it is. Nothing was written."
+    )
 
 
 def _move_without_links(temporary: Path, target: Path) -> None:

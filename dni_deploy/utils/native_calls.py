@@ -21,7 +21,7 @@ END_TIMEOUT_S = 1.5
 """How long a call may go on after a signal. ONNX Runtime looks between two operators whether it is to end, and one operator on a
 frame of 12 megapixels takes longer than that; then the process is ended as it is."""
 
-SHOW_CURSOR = b"\x1b[?25h"
+SHOW_CURSOR = "\x1b[?25h"
 
 
 class NativeCalls:
@@ -111,6 +111,6 @@ def _watch_signals(reader: socket.socket, signals: Collection[int]) -> None:
 def _end_process(exit_code: int) -> None:
     """Ends the process under native code that does not return."""
     if os.isatty(2):
-        os.write(2, SHOW_CURSOR + b"\n")  # a progress bar hides it
+        os.write(2, f"{SHOW_CURSOR}\n".encode())  # a progress bar hides it
     os.write(2, b"dni-deploy: stopped.\n")
     os._exit(exit_code)

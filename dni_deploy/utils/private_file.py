@@ -67,7 +67,7 @@ def write_private_file(path: Path, parts: Iterable[bytes], *, force: bool = Fals
     Raises:
         As `write_file_atomically`.
     """
-    with write_file_atomically(path, force=force) as temporary:
+    with write_file_atomically(path, force=force, keep_mode=False) as temporary:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         try:
             with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:

@@ -83,7 +83,9 @@ def make_web_network(bundle: Bundle) -> WebNetwork:
     if graph.ByteSize() >= MAX_GRAPH_BYTES:
         raise MismatchError("The graph has constants of 2 GiB and more; no browser opens that.")
     offsets = dict(zip(names, np.cumsum([0, *(weight.count for weight in lowered.weights)]).tolist(), strict=False))
-    rows = np.stack([np.concatenate([recipes.linear[name].compute_value(each).reshape(-1) for name in names]) for each in members])
+    rows = np.stack(
+        [np.concatenate([recipes.linear[name].compute_value(each).reshape(-1) for name in names]) for each in members]
+    )
     columns: list[NDArray[np.float64]] = []
     folds = [_describe_fold(fold, lowered, offsets) for fold in recipes.folds]
     points = select_statistics_tensors(recipes, members, table)

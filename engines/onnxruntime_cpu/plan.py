@@ -23,6 +23,7 @@ from safetensors.numpy import load, save
 
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import BundleError, escape_name
+from dni_deploy.utils.atomic_write import make_folder
 from dni_deploy.utils.derived_file import read_derived_file, write_derived_file
 from dni_deploy.utils.hardware import layout_instruction_sets
 from dni_deploy.utils.onnxruntime_library import ort
@@ -125,8 +126,8 @@ def write_plan(bundle: Bundle, layout: Layout, identity: LayoutIdentity, *, forc
     }
     text = json.dumps(header, sort_keys=True)
     path = plan_path(bundle, identity)
-    path.parent.mkdir(exist_ok=True)
-    write_derived_file(path, save(tensors, {"header": text}), force=force)
+    with make_folder(path.parent):
+        write_derived_file(path, save(tensors, {"header": text}), force=force)
     return path
 
 

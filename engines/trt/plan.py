@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import BundleError, RefusedError, escape_name
+from dni_deploy.utils.atomic_write import make_folder
 from dni_deploy.utils.derived_file import DIGEST_BYTES, compute_keyed_digest
 from dni_deploy.utils.private_file import open_private_file, write_private_file
 from engines.lowering.gpu import LoweredGraph
@@ -290,10 +291,10 @@ def write_plan(bundle: Bundle, plan: Plan, *, force: bool = False) -> Path:
         InputError: The folder cannot be written.
     """
     path = plan_path(bundle, plan.header)
-    path.parent.mkdir(exist_ok=True)
     header = plan.header.to_bytes()
     head = (PLAN_MAGIC, len(header).to_bytes(8, "little"), header, sha256(plan.engine).digest())
-    write_private_file(path, (*head, compute_keyed_digest(*head), plan.engine), force=force)
+    with make_folder(path.parent):
+        write_private_file(path, (*head, compute_keyed_digest(*head), plan.engine), force=force)
     return path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -291,3 +292,28 @@ def test_concurrent_exports_are_locked_out(bundle: Bundle) -> None:
         pico.write(bundle.path, force=True, count=3)
     os.close(descriptor)
     assert Bundle.open(bundle.path).digest == bundle.digest
+
+
+def test_old_files_that_cannot_be_removed_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = pico.write(tmp_path / "x.dni").manifest
+    unlink = os.unlink
+
+    def fail(path: Any, *arguments: Any, **keywords: Any) -> None:
+        if os.path.basename(path) == old.members[0].stored.file:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        unlink(path, *arguments, **keywords)
+
+    monkeypatch.setattr(os, "unlink", fail)
+    pico.write(tmp_path / "x.dni", force=True, a={"conv.bias": np.zeros(2, np.float32)})
+    assert f"{old.members[0].stored.file} of the bundle before could not be removed" in caplog.text
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes mean something else there")
+def test_a_replaced_bundle_keeps_its_mode(tmp_path: Path) -> None:
+    pico.write(tmp_path / "x.dni")
+    for path in (tmp_path / "x.dni").iterdir():
+        path.chmod(0o600)
+    pico.write(tmp_path / "x.dni", force=True, a={"conv.bias": np.zeros(2, np.float32)})
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "x.dni").iterdir()} == {0o600}

@@ -163,3 +163,11 @@ def test_buffers_that_the_network_computes_are_not_compared() -> None:
     changed = {**window_state(2), "b.relative_position_index": np.arange(4)[::-1].copy()}
     with pytest.raises(MismatchError, match="relative_position_index"):  # another network
         Family.from_checkpoints({"a": window_state(2), "b": changed})
+
+
+def test_float64_weights_and_what_rounding_makes_equal_are_noted() -> None:
+    weight = np.linspace(0.1, 1, 12)
+    family = Family.from_checkpoints({"a": {"w": weight}, "b": {"w": weight * (1 + 1e-9)}})
+    assert "a has 1 tensors of float64; networks run with them rounded to float32." in family.notes
+    assert "b has the same numbers as a; a blend of the two changes nothing." in family.notes
+    assert not Family.from_checkpoints({"a": {"w": weight}, "b": {"w": weight * 2}}).notes[2:]

@@ -5,19 +5,25 @@ from __future__ import annotations
 import argparse
 import collections
 import datetime
+import errno
 import functools
 import io
 import pathlib
 import pickle
+import time
 import uuid
+import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dni_deploy.checkpoints import pickle_reader
+from dni_deploy.checkpoints import pickle_reader, read_budget
 from dni_deploy.checkpoints.checkpoint import Checkpoint
-from dni_deploy.checkpoints.pickle_reader import OpaqueValue, Storage, StoredTensor, UnusableTensor, read_pickle
+from dni_deploy.checkpoints.file_type import CheckpointFile
+from dni_deploy.checkpoints.pickle_reader import OpaqueValue, Storage, StoredTensor, UnusableTensor
+from dni_deploy.checkpoints.read_budget import ReadBudget
 from dni_deploy.errors import CheckpointError, LimitError, RefusedError
 from tests.support import malformed_checkpoints as malformed
 from tests.support.reading_files import assert_refused, watch_audit_events
@@ -81,6 +87,10 @@ class Custom(torch.nn.Module):
 def test_whole_modules_are_recognized(net: torch.nn.Module, zipped: bool, tmp_path: Path) -> None:
     torch.save(net, tmp_path / "net.pth", _use_new_zipfile_serialization=zipped)
     assert_refused(tmp_path / "net.pth", RefusedError, "net.state_dict()", "whole pickled module")
+
+
+def read_pickle(stream: io.BytesIO, where: str, storages: dict[str, Storage] | None = None) -> Any:
+    return pickle_reader.read_pickle(stream, where, ReadBudget(where), storages)
 
 
 @pytest.mark.parametrize("protocol", range(6))
@@ -171,8 +181,76 @@ def test_a_tuple_longer_than_the_stack_is_refused(opcode: bytes) -> None:
 
 
 def test_the_number_of_pickle_steps_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pickle_reader, "MAX_PICKLE_OPERATIONS", 5)
+    monkeypatch.setattr(read_budget, "MAX_STEPS", 5)
     with pytest.raises(LimitError, match="more than 5 steps"):
         read_pickle(io.BytesIO(pickle.dumps([[], [], [], []], 2)), "x")
     with pytest.raises(CheckpointError, match="pickle operation PERSID"):
         read_pickle(io.BytesIO(b"P0\n."), "x")
+
+
+HASH_MODULUS = (1 << 61) - 1
+
+
+def colliding(number: int) -> bytes:
+    """An integer of the hash 1 as the pickle operation LONG1."""
+    data = (number * HASH_MODULUS + 1).to_bytes(12, "little")
+    return b"\x8a" + bytes([len(data)]) + data
+
+
+def text(value: str) -> bytes:
+    return b"X" + len(value).to_bytes(4, "little") + value.encode()
+
+
+LARGE_DICT = b"\x80\x02}q\x00(" + b"".join(text(str(number)) + b"N" for number in range(20_000)) + b"u"
+COSTLY = {
+    "keys of one hash": b"\x80\x02}(" + b"".join(colliding(number) + b"N" for number in range(1, 30_000)) + b"u.",
+    "memo of one hash": b"\x80\x02" + b"".join(b"Np%d\n" % (number * HASH_MODULUS + 1) for number in range(1, 30_000)) + b".",
+    "one state again and again": LARGE_DICT + b"c__torch__.X\nY\n)\x81" + b"h\x00b" * 10_000 + b".",
+    "long names": b"\x80\x02" + text("m" * 500_000) + b"q\x000" + text("n" * 500_000) + b"q\x010" + b"h\x00h\x01\x930" * 2000,
+}
+
+
+@pytest.mark.parametrize("data", COSTLY.values(), ids=COSTLY)
+def test_time_does_not_grow_beyond_the_files_size(data: bytes) -> None:
+    """Each takes 3 to 60 s where the work is not counted, or keys can be chosen that collide."""
+    begin = time.thread_time()
+    with suppress(LimitError, CheckpointError, ValueError):
+        read_pickle(io.BytesIO(data), "x")
+    assert time.thread_time() - begin < 2
+
+
+@pytest.mark.parametrize("data", [b"N." * 200, b"\x80\x02(" + b"N0" * 200 + b"N."])
+def test_all_pickles_of_a_file_share_one_budget(data: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(read_budget, "MAX_STEPS", 150)
+    (tmp_path / "x.pth").write_bytes(data)
+    with pytest.raises(LimitError, match="more than 150 steps"):
+        Checkpoint.read(tmp_path / "x.pth")
+    with zipfile.ZipFile(tmp_path / "zip.pth", "w") as archive:
+        for number in range(10):
+            archive.writestr(f"a/{number}.pkl", b"\x80\x02" + b"N0" * 10 + b"N.")
+        archive.writestr("a/data.pkl", b"\x80\x02}.")
+    with pytest.raises(LimitError, match="more than 150 steps"):
+        Checkpoint.read(tmp_path / "zip.pth")
+
+
+def test_reading_takes_a_limited_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(read_budget, "MAX_READ_SECONDS", -1.0)
+    with pytest.raises(LimitError, match="seconds to read"):
+        read_pickle(io.BytesIO(pickle.dumps(1)), "x")
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="no file here that cannot be read")
+def test_a_disk_that_fails_is_said_to() -> None:
+    with pytest.raises(CheckpointError, match=r"/proc/self/mem cannot be read \(Input/output error\)"):
+        Checkpoint.read("/proc/self/mem")
+
+
+def test_a_disk_that_fails_later_is_said_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.pth").write_bytes(pickle.dumps({"a": 1}, 2))
+
+    def fail(*_: object) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(CheckpointFile, "read", fail)
+    with pytest.raises(CheckpointError, match=r"cannot be read \(Input/output error\)"):
+        Checkpoint.read(tmp_path / "x.pth")

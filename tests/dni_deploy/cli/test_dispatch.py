@@ -18,6 +18,7 @@ from dni_deploy import errors
 from dni_deploy.cli import dispatch
 from dni_deploy.cli.main import main
 from dni_deploy.utils.install_line import format_install_line
+from tests.support import pico_bundle as pico
 
 ROOT = Path(__file__).parents[3]
 Capture = pytest.CaptureFixture[str]
@@ -190,3 +191,62 @@ def test_json_is_the_only_output_on_stdout(capsys: Capture) -> None:
     report = json.loads(out)
     assert err == ""
     assert (report["schema"], report["command"]) == (2, "doctor")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("arguments", [["doctor"], ["doctor", "--json"], ["-h"]])
+def test_a_full_disk_under_stdout_is_said_and_code_6(arguments: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        child = subprocess.run(
+            [sys.executable, "-m", "dni_deploy", *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            timeout=60,
+        )
+    assert child.returncode == 6
+    assert child.stderr.count("\n") == 1
+    assert "stdout: No space left on device" in child.stderr
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_signals_that_end_a_command_unwind_it(name: str, replace_doctor: Any) -> None:
+    unwound = list[int]()
+
+    def wait() -> Any:
+        try:
+            os.kill(os.getpid(), getattr(signal, name))
+        finally:
+            unwound.append(1)
+
+    before = signal.getsignal(getattr(signal, name))
+    replace_doctor(wait)
+    try:
+        with pytest.raises(SystemExit) as stop:
+            main(["doctor"])
+    finally:
+        signal.signal(getattr(signal, name), before)
+    assert (stop.value.code, unwound) == (128 + getattr(signal, name), [1])
+
+
+def test_a_signal_that_is_ignored_stays_so(replace_doctor: Any) -> None:
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    replace_doctor(raising(errors.InputError("It went wrong.")))
+    try:
+        assert main(["doctor"]) == 3
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_variable_does_not_replace_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    (tmp_path / "old.onnx").write_bytes(b"old")
+    bundle = pico.write(tmp_path / "x.dni").path
+    monkeypatch.setenv("DNI_REFIT_FORCE", "1")
+    monkeypatch.setenv("DNI_REFIT_ALPHA", "0.5")
+    assert main(["refit", str(bundle), "-o", str(tmp_path / "old.onnx")]) == 2
+    assert "exists; give --force" in capsys.readouterr().err
+    assert main(["refit", str(bundle), "-o", str(tmp_path / "new.onnx")]) == 0  # while other options take theirs
+    assert (tmp_path / "old.onnx").read_bytes() == b"old"

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import textwrap
@@ -22,7 +23,15 @@ import pytest
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import DniError, InputError, LimitError, UsageError
 from dni_deploy.utils import atomic_write
-from dni_deploy.utils.atomic_write import check_outputs, write_bytes_atomically, write_file_atomically, write_folder_atomically
+from dni_deploy.utils.atomic_write import (
+    check_outputs,
+    make_folder,
+    write_bytes,
+    write_bytes_atomically,
+    write_file_atomically,
+    write_folder_atomically,
+)
+from dni_deploy.utils.private_file import write_private_file
 from tests.support import pico_bundle as pico
 
 OLD, NEW = b"old", b"new" * 1000
@@ -92,7 +101,7 @@ def test_impossible_targets_are_refused(tmp_path: Path, force: bool) -> None:
         (tmp_path / "absent" / "x", "does not exist"),
         ("", "not the name"),
         (tmp_path / "..", "not the name"),
-        (tmp_path / ("x" * 250), "too long"),
+        (tmp_path / ("x" * 256), "too long"),
     ):
         with pytest.raises(UsageError, match=message), write_file_atomically(path, force=force) as temporary:
             temporary.write_bytes(NEW)
@@ -155,7 +164,7 @@ def test_only_a_new_or_empty_folder_is_published(tmp_path: Path) -> None:
             pytest.fail("entered")
     with write_folder_atomically(tmp_path / "empty", force=True) as temporary:
         (temporary / "file").write_bytes(OLD)
-    with pytest.raises(InputError):
+    with pytest.raises(UsageError, match="created by another process meanwhile"):
         write_while(
             write_folder_atomically(tmp_path / "raced"), lambda: shutil.copytree(tmp_path / "empty", tmp_path / "raced")
         )
@@ -491,3 +500,81 @@ def test_a_large_folder_is_not_listed_for_every_file(tmp_path: Path, monkeypatch
     write_bytes_atomically(tmp_path / "49", OLD, force=True)
     assert len(listed) == 2
     assert not stale.exists()
+
+
+@pytest.mark.parametrize("name", ["n" * 251 + ".bin", "n" * 240, "\u7d75" * 83 + ".png", "n." + "s" * 240])
+def test_every_name_that_the_disk_takes_is_written(tmp_path: Path, name: str) -> None:
+    """The temporary name is longer than the target's, and a library may look at its suffix."""
+    with write_file_atomically(tmp_path / name) as temporary:
+        assert len(Path(name).suffix) > 32 or temporary.name.endswith(f".part{Path(name).suffix}")
+        write_bytes(temporary, NEW)
+    assert os.listdir(tmp_path) == [name]
+    start, end = atomic_write._frame_temporary_name(tmp_path / name)
+    stale = (
+        tmp_path / f"{start}{2**22 + 1}-{atomic_write._compute_host_id()}-00000000{end}"
+    )  # beyond the largest process number
+    stale.write_bytes(OLD)
+    write_bytes_atomically(tmp_path / name, NEW, force=True)
+    assert os.listdir(tmp_path) == [name]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes mean something else there")
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o000])
+def test_what_replaces_a_file_has_its_mode(tmp_path: Path, umask: int) -> None:
+    (tmp_path / "link").symlink_to("file")
+    before = os.umask(umask)
+    try:
+        for mode in (0o600, 0o640, 0o664, 0o444):
+            path = tmp_path / "file"
+            path.write_bytes(OLD)
+            path.chmod(mode)
+            write_bytes_atomically(path, NEW, force=True)
+            assert stat.S_IMODE(path.stat().st_mode) == mode
+            write_bytes_atomically(tmp_path / f"new {mode}", NEW, mode_of=path)
+            assert stat.S_IMODE((tmp_path / f"new {mode}").stat().st_mode) == mode
+            path.unlink()
+        write_bytes_atomically(tmp_path / "new", NEW)
+        assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o666 & ~umask
+        write_bytes_atomically(tmp_path / "link", NEW, force=True)
+        assert stat.S_IMODE((tmp_path / "link").stat().st_mode) == 0o666 & ~umask
+        (tmp_path / "folder").mkdir(mode=0o700)
+        with write_folder_atomically(tmp_path / "folder", force=True) as temporary:
+            (temporary / "file").write_bytes(NEW)
+        assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o700
+        (tmp_path / "public").write_bytes(OLD)
+        (tmp_path / "public").chmod(0o644)
+        write_private_file(tmp_path / "public", (NEW,), force=True)
+        assert stat.S_IMODE((tmp_path / "public").stat().st_mode) == 0o600
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.skipif(not Path("/proc/self/ns/pid").exists(), reason="this system has no namespaces")
+def test_a_process_number_of_another_namespace_means_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two containers of one host name see other processes under the same numbers."""
+    ids, real = set[str](), os.stat
+
+    def look(path: object, *arguments: object, **keywords: object) -> object:
+        if path == "/proc/self/ns/pid":
+            return SimpleNamespace(st_ino=len(ids))
+        return real(path, *arguments, **keywords)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "stat", look)
+    for _ in range(2):
+        ids.add(atomic_write._compute_host_id.__wrapped__())
+    assert len(ids) == 2
+
+
+def test_a_folder_made_for_nothing_is_removed(tmp_path: Path) -> None:
+    for name, made in (("new", False), ("old", True)):
+        folder = tmp_path / name
+        if made:
+            folder.mkdir()
+        with pytest.raises(ValueError, match="no"), make_folder(folder):
+            raise ValueError("no")
+        assert folder.exists() == made
+        with make_folder(folder):
+            (folder / "file").touch()
+        with pytest.raises(ValueError, match="no"), make_folder(folder):
+            raise ValueError("no")
+        assert (folder / "file").exists()

@@ -91,7 +91,9 @@ def make_bundle(name: str, folder: Path, pico_case: Callable[[str], Case]) -> Bu
         return dni.export({"n20": data / "n20.safetensors", "n60": data / "n60.safetensors"}, folder / "demo.dni")
     if name == "control":
         return write(with_control(), folder / "control.dni")
-    bundle = write(pico_case(name.removeprefix("calibrated_").removeprefix("three_")), folder / f"{name}.dni", 3 if "three" in name else 2)
+    bundle = write(
+        pico_case(name.removeprefix("calibrated_").removeprefix("three_")), folder / f"{name}.dni", 3 if "three" in name else 2
+    )
     return calibrated(bundle) if name.startswith("calibrated") else bundle
 
 
@@ -293,7 +295,9 @@ def test_where_it_cannot_work_the_page_says_so(browser: Any, address: str, make_
     site = make_site("compact")
     tab = SiteTab(browser, site.folder.as_uri(), "/index.html")
     tab.until("!document.getElementById('problem').hidden")
-    assert tab.get_text("problem").startswith("A browser does not let a page that is opened as a file read the network beside it.")
+    assert tab.get_text("problem").startswith(
+        "A browser does not let a page that is opened as a file read the network beside it."
+    )
     tab.close()
     tab = SiteTab(browser, f"{address}a%20path/compact/", init_script="delete window.WebAssembly")
     tab.until("!document.getElementById('problem').hidden")
