@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dni_deploy.errors import BusyError, InputError, UsageError, escape_name
-from dni_deploy.utils.atomic_write import DISK_FULL_ERRNOS, write_bytes, write_bytes_atomically
+from dni_deploy.utils.atomic_write import DISK_FULL_ERRNOS, sync_folder, write_bytes, write_bytes_atomically
 from dni_deploy.video_io.segments import FrameAlphaRecord, Segment, SegmentWriter, open_segment, segment_path
 
 try:
@@ -187,6 +187,7 @@ def open_job(output: Path, description: Mapping[str, Any], *, segment_frames: in
     try:
         with suppress(FileExistsError):
             folder.mkdir()
+            sync_folder(folder.parent)
         _check_is_job_folder(folder)
         lock = _open_lock(folder)
     except OSError as error:
