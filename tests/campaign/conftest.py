@@ -9,5 +9,5 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leaves out what is marked `campaign` unless -m names it."""
     if "campaign" not in config.option.markexpr:
         left_out = [item for item in items if item.get_closest_marker("campaign")]
-        config.hook.pytest_deselected(left_out)
+        config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if not item.get_closest_marker("campaign")]

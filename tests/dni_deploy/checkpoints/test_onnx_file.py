@@ -101,6 +101,14 @@ def test_external_data_in_the_folder_is_read(tmp_path: Path) -> None:
         assert np.array_equal(numpy_helper.to_array(tensor), numpy_helper.to_array(twin))
 
 
+@pytest.mark.parametrize("name", [b"Conv", b"first.weight", b"image", b"gain_of_features"])
+def test_names_that_are_no_text_are_refused(name: bytes, tmp_path: Path) -> None:
+    data = make_conv_model().SerializeToString()
+    (tmp_path / "a.onnx").write_bytes(data.replace(name, b"\xed" + name[1:]))
+    with pytest.raises(CheckpointError, match=r"damaged|not a valid ONNX graph"):
+        read_onnx_file(tmp_path / "a.onnx")
+
+
 @pytest.mark.parametrize("location", ["../secret", "/etc/passwd", "sub/../../secret", "link", ""])
 def test_external_data_outside_the_folder_is_refused(location: str, tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(bytes(10_000))
