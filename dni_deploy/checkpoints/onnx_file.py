@@ -107,6 +107,9 @@ def _check_types(model: onnx.ModelProto, name: str) -> None:
         for attribute in node.attribute
         if attribute.name == "to"
     }
+    unknown = sorted(kinds - set(TensorProto.DataType.values()))
+    if unknown:
+        raise CheckpointError(f"{name} is damaged or of a newer ONNX: it has the element type {unknown[0]}, which is not known.")
     other = sorted(kinds & _OTHER_FLOATS)
     if other:
         raise CheckpointError(

@@ -41,6 +41,10 @@ def cast_to_bfloat16(model: onnx.ModelProto) -> None:
     model.graph.node.append(helper.make_node("Cast", ["result"], ["other"], to=TensorProto.BFLOAT16))
 
 
+def set_unknown_type(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.elem_type = 76
+
+
 def read_what_nothing_makes(model: onnx.ModelProto) -> None:
     model.graph.node[0].input[0] = "nothing"
 
@@ -56,6 +60,7 @@ def read_what_nothing_makes(model: onnx.ModelProto) -> None:
         (add_function, "defines functions of its own"),
         (make_double, "computes in DOUBLE; families of ONNX files are float32 or float16"),
         (cast_to_bfloat16, "computes in BFLOAT16"),
+        (set_unknown_type, "has the element type 76, which is not known"),
         (read_what_nothing_makes, "is not a valid ONNX graph"),
     ],
 )
