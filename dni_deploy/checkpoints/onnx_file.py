@@ -109,7 +109,9 @@ def _check_types(model: onnx.ModelProto, name: str) -> None:
     }
     unknown = sorted(kinds - set(TensorProto.DataType.values()))
     if unknown:
-        raise CheckpointError(f"{name} is damaged or of a newer ONNX: it has the element type {unknown[0]}, which is not known.")
+        raise CheckpointError(
+            f"{name} is damaged or of a newer ONNX: it has the element type {unknown[0]}, which is not known."
+        )
     other = sorted(kinds & _OTHER_FLOATS)
     if other:
         raise CheckpointError(

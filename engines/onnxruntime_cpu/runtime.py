@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -164,7 +165,15 @@ def _write_optimized(model: onnx.ModelProto, folder: Path, session_options: ort.
     session_options.optimized_model_filepath = os.fspath(path)
     for key, entry in OPTIMIZER_SETTINGS.config:
         session_options.add_session_config_entry(key, entry)
-    ort_session.create_session(model, session_options, disabled_optimizers=list(OPTIMIZER_SETTINGS.disabled_optimizers))
+    try:
+        ort_session.create_session(model, session_options, disabled_optimizers=list(OPTIMIZER_SETTINGS.disabled_optimizers))
+    except EngineError as error:
+        # The file comes last: its error is the number of the system's alone, or without one once the file is there.
+        number = str(error).rpartition(": ")[2]
+        if not path.exists() and not number.isdecimal():
+            raise
+        code = int(number) if number.isdecimal() else errno.EIO
+        raise OSError(code, os.strerror(code), os.fspath(path)) from error
     return path
 
 

@@ -33,7 +33,7 @@ class Defect(NamedTuple):
         file: Of the tree.
         old: Text that occurs once in the file.
         new: What takes its place.
-        tests: Files and folders of tests below tests/ or tests/dni_deploy/, of which one has to fail.
+        tests: Files of tests below tests/ or tests/dni_deploy/, or single tests (FILE::TEST), of which one has to fail.
     """
 
     name: str
@@ -57,12 +57,13 @@ def read_defects() -> tuple[Defect, ...]:
 DEFECTS = read_defects()
 
 
-def find_tests(defect: Defect) -> list[Path]:
+def find_tests(defect: Defect) -> list[str]:
     """Lists the tests of a defect, relative to the root."""
     found = []
     for name in defect.tests.split():
-        places = [folder / name for folder in (Path("tests/dni_deploy"), Path("tests")) if (ROOT / folder / name).exists()]
-        found.append(places[0] if places else Path("tests", name))
+        file = name.partition("::")[0]
+        folder = next((folder for folder in ("tests/dni_deploy", "tests") if (ROOT / folder / file).exists()), "tests")
+        found.append(f"{folder}/{name}")
     return found
 
 
@@ -84,7 +85,7 @@ def copy_tree(target: Path) -> Path:
     return target
 
 
-def run_tests(copy: Path, tests: Sequence[Path], timeout: float = TEST_TIMEOUT_S) -> tuple[bool, str]:
+def run_tests(copy: Path, tests: Sequence[str], timeout: float = TEST_TIMEOUT_S) -> tuple[bool, str]:
     """Runs tests of a copy up to the first failure.
 
     Returns:
@@ -108,7 +109,7 @@ def run_tests(copy: Path, tests: Sequence[Path], timeout: float = TEST_TIMEOUT_S
     }  # fmt: skip
     try:
         result = subprocess.run(
-            [*command, *map(str, tests)],
+            [*command, *tests],
             cwd=copy,
             env=environment,
             capture_output=True,

@@ -351,6 +351,21 @@ def test_a_full_or_failing_disk_keeps_complete_segments(
     assert make(source, tmp_path / "out.mp4").resumed_frames == 16
 
 
+@pytest.mark.parametrize(("number", "kind"), [(errno.ENOSPC, LimitError), (errno.EIO, InputError)])
+def test_a_job_folder_that_cannot_be_made_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[Exception]
+) -> None:
+    def sync_folder(path: Path) -> None:
+        raise OSError(number, os.strerror(number))  # as fsync raises it, without a name
+
+    monkeypatch.setattr("dni_deploy.video_io.resume.sync_folder", sync_folder)
+    with (
+        pytest.raises(kind, match=r"job folder .* cannot be made .*Nothing was written"),
+        open_job(tmp_path / "out.mp4", {}, segment_frames=8),
+    ):
+        pytest.fail("entered")
+
+
 def test_a_job_with_the_former_color_conversion_is_not_continued(tmp_path: Path) -> None:
     """The transition between segments of both would be visible."""
     with open_job(tmp_path / "out.mp4", {"alpha": 1}, segment_frames=8) as job:
