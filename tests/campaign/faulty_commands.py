@@ -359,7 +359,7 @@ def try_kills(bench: Bench, name: str, tries: int | None, seed: int) -> tuple[in
 
 
 def run_rig(
-    mode: str, folder: Path, names: list[str], tries: int | None = None, seed: int = 0
+    mode: str, folder: Path, names: list[str], tries: int | None = None, seed: int = 0, *, capture: bool = True
 ) -> subprocess.CompletedProcess[str]:
     """Runs this module with the shim, in a process of its own."""
     library = build_shim(folder)
@@ -367,9 +367,8 @@ def run_rig(
     environment = {**os.environ, "LD_PRELOAD": str(library), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-W", "ignore", "-m", "tests.campaign.faulty_commands", mode, str(folder / "bench"), *names]
     command += [] if tries is None else ["--tries", str(tries)]
-    return subprocess.run(
-        [*command, "--seed", str(seed)], env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False
-    )
+    output = subprocess.PIPE if capture else None
+    return subprocess.run([*command, "--seed", str(seed)], env=environment, cwd=ROOT, stdout=output, text=True, check=False)
 
 
 def main() -> int:

@@ -21,7 +21,7 @@ def test_a_byte_order_mark_is_removed(tmp_path: Path) -> None:
 def test_a_file_is_hashed(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"x" * ((1 << 20) + 5))
     assert hash_file(tmp_path / "x", "image") == sha256(b"x" * ((1 << 20) + 5)).hexdigest()
-    with pytest.raises(InputError, match="The image .* does not exist"):
+    with pytest.raises(InputError, match=r"The image .* does not exist"):
         hash_file(tmp_path / "absent", "image")
 
 

@@ -79,7 +79,7 @@ def test_an_encoder_that_loses_frames_is_an_error(tmp_path: Path, packets: tuple
 def test_a_segment_that_cannot_be_read_any_more_is_named(tmp_path: Path) -> None:
     segment = write_segment(tmp_path).close()
     segment.path.unlink()
-    with pytest.raises(InputError, match="The segment .* does not exist"):
+    with pytest.raises(InputError, match=r"The segment .* does not exist"):
         segment.read_footer()
-    with pytest.raises(InputError, match="The segment .* does not exist"):
+    with pytest.raises(InputError, match=r"The segment .* does not exist"):
         list(segment.read_packets())
