@@ -635,34 +635,35 @@ def _make_controls() -> dict[str, Target]:
 # --- by hand
 
 
+_GUIDED = """import atheris, sys
+with atheris.instrument_imports(include=["dni_deploy"]):
+    from tests.campaign import fuzz
+sys.exit(fuzz.main())"""
+"""Starts this module so that atheris sees which of our branches an input takes."""
+
+
 def _run_in_child(name: str, options: argparse.Namespace) -> tuple[int, list[str]]:
     """Runs one target in a process of its own: what ends it is bad, too."""
     with tempfile.TemporaryDirectory(prefix="dni-fuzz-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
-        command = [
-            sys.executable,
-            "-m",
-            "tests.campaign.fuzz",
-            "--child",
-            folder,
-            "--seed",
-            str(options.seed),
-            "--seconds",
-            str(options.seconds),
-        ]
+        command = [sys.executable, *(("-c", _GUIDED, "--atheris") if options.atheris else ("-m", "tests.campaign.fuzz"))]
+        command += ["--child", folder, "--seed", str(options.seed), "--seconds", str(options.seconds)]
         command += ["--inputs", str(options.inputs)] if options.inputs else []
-        command += ["--atheris"] if options.atheris else []
         result = subprocess.run([*command, name], cwd=ROOT, capture_output=True, text=True, check=False)
-        if result.returncode == 0:
-            answer = json.loads(result.stdout.splitlines()[-1])
-            bad = [f"{problem}\n      {_keep_input(name, bytes.fromhex(data))}" for problem, data in answer["bad"].items()]
-            count = sum(answer["tally"].values())
-            print(f"{name:16s} {count:8,} {answer['tally']} {answer['mb']} MB, {len(bad)} bad", flush=True)
-        else:
-            last = Path(folder, "last")
+        path, last = Path(folder, "answer"), Path(folder, "last")
+        answer = json.loads(path.read_text()) if path.exists() else {"tally": {}, "bad": {}, "mb": 0}
+        bad = [f"{problem}\n      {_keep_input(name, bytes.fromhex(data))}" for problem, data in answer["bad"].items()]
+        if result.returncode != 0:
             where = _keep_input(name, last.read_bytes()) if last.exists() else ""
-            count, bad = 0, [f"the process ended with {result.returncode}: {result.stderr[-600:]}\n      {where}"]
-            print(f"{name:16s} {bad[0]}", flush=True)
+            bad.append(f"the process ended with {result.returncode}: {result.stderr[-600:]}\n      {where}")
+        count = sum(answer["tally"].values())
+        print(f"{name:16s} {count:8,} {answer['tally']} {answer['mb']} MB, {len(bad)} bad", flush=True)
         return count, [f"{name}: {problem}" for problem in bad]
+
+
+def _write_answer(folder: Path, tally: Counter[str], bad: dict[str, bytes]) -> None:
+    found = {problem: data.hex() for problem, data in bad.items()}
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    (folder / "answer").write_text(json.dumps({"tally": tally, "bad": found, "mb": memory}))
 
 
 def _keep_input(name: str, data: bytes) -> Path:
@@ -674,25 +675,24 @@ def _keep_input(name: str, data: bytes) -> Path:
 
 
 def _run_atheris(name: str, target: Target, seconds: float, folder: Path) -> None:
-    """Lets coverage choose the inputs; ends at the first bad one."""
+    """Lets coverage choose the inputs; does not return, but ends the process."""
     import atheris
 
     seeds = folder / "seeds"
     seeds.mkdir()
     for index, seed in enumerate(target.seeds):
         (seeds / str(index)).write_bytes(seed)
-    counts = Counter[str]()
+    tally, bad = Counter[str](), dict[str, bytes]()
 
     def run_one(data: bytes) -> None:
         kind, problem = try_input(target, data)
-        counts[kind] += 1
-        (folder / "counts").write_text(json.dumps(counts)) if sum(counts.values()) % 1000 == 0 else None
+        tally[kind] += 1
         if problem:
-            raise RuntimeError(problem)
+            bad.setdefault(problem, data)
+        if problem or sum(tally.values()) % 500 == 0:
+            _write_answer(folder, tally, bad)
 
-    atheris.Setup(
-        [name, f"-max_total_time={int(seconds)}", "-max_len=8192", f"-artifact_prefix={folder}/found-", str(seeds)], run_one
-    )
+    atheris.Setup([name, f"-max_total_time={int(seconds)}", "-max_len=8192", str(seeds)], run_one)
     atheris.Fuzz()
 
 
@@ -723,8 +723,7 @@ def main() -> int:
     tally, bad = run_target(
         name, target, options.seed, inputs=options.inputs, seconds=options.seconds, last=options.child / "last"
     )
-    found = {problem: data.hex() for problem, data in bad.items()}
-    print(json.dumps({"tally": tally, "bad": found, "mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10}))
+    _write_answer(options.child, tally, bad)
     shutil.rmtree(scratch)
     return 0
 
