@@ -360,6 +360,14 @@ def test_a_segment_under_the_name_of_another_is_made_again(tmp_path: Path) -> No
         assert (job.frames, job.damaged_segments) == (0, 1)
 
 
+def test_a_short_segment_before_others_is_made_again(tmp_path: Path) -> None:
+    with open_job(tmp_path / "out.mp4", {}, segment_frames=8) as job:
+        for number in (0, 1):  # of 4 frames each
+            job.add_segment(write_segment(job.folder, number=number, first_frame=8 * number).close())
+    with open_job(tmp_path / "out.mp4", {}, segment_frames=8) as job:
+        assert (list(job.stored_segments), job.frames, job.damaged_segments) == ([1], 4, 1)
+
+
 @pytest.mark.parametrize(("number", "kind"), [(errno.ENOSPC, LimitError), (errno.EIO, InputError)])
 def test_a_job_folder_that_cannot_be_made_is_explained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[Exception]
