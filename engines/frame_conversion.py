@@ -24,7 +24,7 @@ from dni_deploy.imaging.frames import AnyFrame
 from dni_deploy.signature import Signature
 
 if TYPE_CHECKING:
-    import onnxruntime as ort
+    from dni_deploy.utils.onnxruntime_library import ort
 
 CONVERSION_THREADS = min(os.cpu_count() or 1, 8)
 """Conversion is bound by memory: more threads than this do not help."""

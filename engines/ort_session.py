@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from dni_deploy.blending.calibration_table import CalibrationTable, blend_tensors
 from dni_deploy.errors import EngineError
-
-CPU_PROVIDERS = ["CPUExecutionProvider"]
+from dni_deploy.utils import onnxruntime_library
+from dni_deploy.utils.onnxruntime_library import ort
 
 
 def make_session_options(threads: int = 0, *, stop_spinning: bool = False) -> ort.SessionOptions:
@@ -54,7 +53,7 @@ def create_session(model: onnx.ModelProto, session_options: ort.SessionOptions, 
         EngineError: ONNX Runtime cannot open the network.
     """
     try:
-        return ort.InferenceSession(model.SerializeToString(), session_options, providers=CPU_PROVIDERS, **more)
+        return onnxruntime_library.create_session(model.SerializeToString(), session_options, **more)
     except Exception as error:
         raise EngineError(f"ONNX Runtime {ort.__version__} could not open the network: {summarize_error(error)}") from error
 
@@ -151,12 +150,11 @@ def run_outputs(
         EngineError: ONNX Runtime cannot run this input.
     """
     try:
-        results: list[NDArray[Any]] = session.run(
-            outputs, {input_name or session.get_inputs()[0].name: x, **(other_inputs or {})}
+        return onnxruntime_library.run_session(
+            session, outputs, {input_name or session.get_inputs()[0].name: x, **(other_inputs or {})}
         )
     except Exception as error:  # its exceptions share no base class but RuntimeError and Exception
         raise EngineError(f"ONNX Runtime could not run an input of shape {x.shape}: {summarize_error(error)}") from error
-    return results
 
 
 def bind_initializers(model: onnx.ModelProto, values: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from dni_deploy.errors import DniError
 from dni_deploy.signature import Signature
-from dni_deploy.utils.atomic_write import write_bytes_atomically
+from dni_deploy.utils.derived_file import read_derived_file, write_derived_file
 from dni_deploy.utils.hardware import cache_folder
 from dni_deploy.utils.log_duration import log_duration
 from exporters import canonical_names, capture_program, onnx_translations, opset17, training_form
@@ -136,15 +136,13 @@ def _find_source_file(module_class: type) -> str | None:
 
 def _read_entry(entry: Path, net: nn.Module) -> ExportedGraph | None:
     """The entry with the network's weights put in; None if there is none, or it is not whole."""
-    try:
-        return unpack_graph(entry.read_bytes(), net)
-    except OSError:
-        return None
+    data = read_derived_file(entry, "an exported graph")
+    return None if data is None else unpack_graph(data, net)
 
 
 def _write_entry(entry: Path, exported: ExportedGraph) -> None:
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes_atomically(entry, pack_graph(exported), force=True)
+        write_derived_file(entry, pack_graph(exported), force=True)
     except (OSError, DniError):  # a full or read-only disk must not cost the export
         return

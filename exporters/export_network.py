@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-import onnxruntime
 from numpy.typing import NDArray
 from torch import nn
 
@@ -16,6 +15,7 @@ from dni_deploy.errors import MismatchError
 from dni_deploy.network_controls import Control
 from dni_deploy.signature import Signature
 from dni_deploy.utils.log_duration import log_duration
+from dni_deploy.utils.onnxruntime_library import ort
 from exporters.architectures.architecture import Architecture
 from exporters.architectures.registry import find_architecture
 from exporters.cache import VERSIONED_PACKAGES, export_graph_cached
@@ -80,7 +80,7 @@ def export_network(
     if idle:
         raise MismatchError(f"The output of the network does not depend on the control {idle[0]}.")
     graph_facts = {name: version(name) for name in VERSIONED_PACKAGES} | {
-        "onnxruntime": onnxruntime.__version__,
+        "onnxruntime": ort.__version__,
         "probe_error": float(f"{error:.1e}"),
     }
     notes = list(getattr(net, "export_notes", ()))

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
@@ -16,6 +15,7 @@ from dni_deploy.errors import InputError, MismatchError, escape_name
 from dni_deploy.signature import Signature
 from dni_deploy.utils.compare_arrays import relative_error
 from dni_deploy.utils.onnx_weights import fill_initializers
+from dni_deploy.utils.onnxruntime_library import create_session, ort, run_session
 from exporters.measure_function import ImageFunction, find_border, measure_function
 
 MAX_RELATIVE_ERROR = 1e-5
@@ -134,18 +134,18 @@ def make_function(model: onnx.ModelProto, source: str) -> ImageFunction:
     Raises:
         InputError: It cannot be loaded. The function raises InputError where it cannot be run.
     """
-    options = onnxruntime.SessionOptions()
+    options = ort.SessionOptions()
     options.log_severity_level = 4
     constants = {tensor.name for tensor in model.graph.initializer}
     [image] = [value.name for value in model.graph.input if value.name not in constants]
     try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        session = create_session(model.SerializeToString(), options)
     except Exception as error:  # the runtime's own exceptions share no base
         raise InputError(f"{source} cannot be loaded in ONNX Runtime: {_format_reason(error)}") from None
 
     def run(x: NDArray[np.float32]) -> NDArray[Any]:
         try:
-            output: NDArray[Any] = session.run(None, {image: x})[0]
+            output: NDArray[Any] = run_session(session, None, {image: x})[0]
         except Exception as error:
             raise InputError(f"{source} cannot be run on the shape {tuple(x.shape)}: {_format_reason(error)}") from None
         return output

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 
 import onnx
@@ -11,8 +10,8 @@ from torch import nn
 from dni_deploy.utils.onnx_weights import fill_initializers, strip_initializer
 from exporters.export_graph import ExportedGraph, collect_float_tensors
 
-ENTRY_MAGIC = b"dni-deploy graph 1 "
-"""Begins an entry; then come the SHA-256 of the rest, a line of JSON and the graph."""
+ENTRY_MAGIC = b"dni-deploy graph 2"
+"""The first line of an entry; then come a line of JSON and the graph."""
 
 
 def pack_graph(exported: ExportedGraph) -> bytes:
@@ -23,14 +22,13 @@ def pack_graph(exported: ExportedGraph) -> bytes:
         if initializer.name in exported.names:
             strip_initializer(initializer)
     about = json.dumps({"names": exported.names, "unused": exported.unused}).encode()
-    body: bytes = about + b"\n" + graph.SerializeToString(deterministic=True)
-    return ENTRY_MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+    return b"\n".join((ENTRY_MAGIC, about, graph.SerializeToString(deterministic=True)))
 
 
 def unpack_graph(data: bytes, net: nn.Module) -> ExportedGraph | None:
-    """Unpacks a graph and puts the network's weights in; None if the bytes are not whole, or not of this network."""
+    """Unpacks a graph and puts the network's weights in; None if they are not of this network."""
     head, _, body = data.partition(b"\n")
-    if head != ENTRY_MAGIC + hashlib.sha256(body).hexdigest().encode():
+    if head != ENTRY_MAGIC:
         return None
     fields, _, stored = body.partition(b"\n")
     graph = onnx.ModelProto()

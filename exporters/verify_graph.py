@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from dni_deploy.errors import MismatchError, escape_name
 from dni_deploy.signature import Signature
 from dni_deploy.utils.compare_arrays import relative_error
 from dni_deploy.utils.onnx_weights import fill_initializers
+from dni_deploy.utils.onnxruntime_library import create_session, ort, run_session
 from exporters.canonical_names import find_used_values
 from exporters.capture_program import small_sides
 from exporters.export_graph import INPUT_NAME, collect_float_tensors
@@ -81,9 +81,9 @@ def _run_network(net: nn.Module, weights: Mapping[str, Tensor], x: Tensor) -> ND
     return output
 
 
-def _run_session(session: onnxruntime.InferenceSession, net: nn.Module, x: Tensor) -> NDArray[np.float32]:
+def _run_session(session: ort.InferenceSession, net: nn.Module, x: Tensor) -> NDArray[np.float32]:
     try:
-        output: NDArray[np.float32] = session.run(None, {INPUT_NAME: x.numpy()})[0]
+        output: NDArray[np.float32] = run_session(session, None, {INPUT_NAME: x.numpy()})[0]
     except Exception as error:  # the runtime's own exceptions share no base
         raise _size_error(f"The exported graph of {escape_name(type(net).__name__)}", x, error) from error
     return output
@@ -126,13 +126,13 @@ def _check_all_weights_used(graph: onnx.ModelProto, weights: Mapping[str, Tensor
         )
 
 
-def _make_ort_session(graph: onnx.ModelProto, weights: Mapping[str, NDArray[np.float32]]) -> onnxruntime.InferenceSession:
+def _make_ort_session(graph: onnx.ModelProto, weights: Mapping[str, NDArray[np.float32]]) -> ort.InferenceSession:
     bound = onnx.ModelProto()
     bound.CopyFrom(graph)
     fill_initializers(bound, [tensor.name for tensor in bound.graph.initializer if tensor.name in weights], weights.__getitem__)
-    options = onnxruntime.SessionOptions()
+    options = ort.SessionOptions()
     options.log_severity_level = 3
     try:
-        return onnxruntime.InferenceSession(bound.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return create_session(bound.SerializeToString(), options)
     except Exception as error:  # the runtime's own exceptions share no base
         raise MismatchError(f"ONNX Runtime cannot load the exported graph: {escape_name(error)}") from error

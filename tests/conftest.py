@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import dni_deploy.utils.onnxruntime_library  # noqa: F401  # before any test imports ONNX Runtime: without its telemetry
 from engines.cuda.driver import CUDA_PACKAGES
 from tests.fakes.gpu import FakeGpu, install
 
@@ -33,17 +34,14 @@ def pytest_report_header() -> str:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keeps tests from the user's cache. The processes of one run share a cache, so that each network is exported once."""
+    """Keeps tests from the user's cache and key. The processes of one run share a cache, so that each network is exported once."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
     folder.mkdir(exist_ok=True)
-    previous = os.environ.get("DNI_CACHE")
-    os.environ["DNI_CACHE"] = str(folder)
-    yield
-    if previous is None:
-        del os.environ["DNI_CACHE"]
-    else:
-        os.environ["DNI_CACHE"] = previous
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DNI_CACHE", str(folder))
+        patch.setenv("DNI_CONFIG", str(folder.with_name("configuration")))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

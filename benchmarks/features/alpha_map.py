@@ -20,7 +20,6 @@ from typing import Any
 
 import click
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
@@ -35,6 +34,7 @@ from dni_deploy.spatial.alpha_map import AlphaMap
 from dni_deploy.spatial.plan import plan_map
 from dni_deploy.spatial.render import render_map
 from dni_deploy.utils.hardware import count_cores, cpu_name
+from dni_deploy.utils.onnxruntime_library import ort
 
 RESULT_PATH = ROOT / "benchmarks" / "results" / "alpha_map.json"
 INPUT_SIDES_PX = {"dncnn": (512, 720), "compact": (128, 180), "rrdb": (128, 180)}
@@ -110,7 +110,7 @@ def main(rounds: int, threads: int, side: int | None, output: Path) -> None:
         "commit": commit,
         "cpu": cpu_name(),
         "cores": count_cores(),
-        "onnxruntime": onnxruntime.__version__,
+        "onnxruntime": ort.__version__,
         "threads": threads,
         "rounds": rounds,
         "load_before": round(load, 2),

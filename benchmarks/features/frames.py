@@ -17,7 +17,6 @@ from typing import Any
 import av
 import click
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from benchmarks.compare import compare_times, make_timer
@@ -30,6 +29,7 @@ from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.imaging import frames as reference
 from dni_deploy.session.session import Session, open_session
 from dni_deploy.signature import Signature
+from dni_deploy.utils.onnxruntime_library import ort
 from engines import frame_conversion
 
 RESULT_PATH = ROOT / "benchmarks" / "results" / "frames.json"

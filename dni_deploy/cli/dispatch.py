@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import signal
 import sys
 import tempfile
 import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 import click
@@ -19,9 +22,14 @@ from dni_deploy.cli.commands import COMMANDS, COMPLETE_VARIABLE, PROGRAM_NAME, f
 from dni_deploy.cli.logs import hide_logs, show_logs
 from dni_deploy.cli.output import CommandOutput
 from dni_deploy.errors import DniError, InputError, LimitError, UsageError, escape_name
+from dni_deploy.utils.hardware import cache_folder
+from dni_deploy.utils.native_calls import end_calls_at_signals
 from dni_deploy.utils.optional_packages import explain_missing_package
 
-EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_PIPE_CLOSED = 130, 143, 141
+EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 130, 141
+
+TERMINATION_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""Signals that end a command like Ctrl-C, so that its temporary files are removed: a kill, and a terminal that is closed."""
 
 
 class CommandGroup(click.Group):
@@ -74,10 +82,9 @@ def run_command_line(args: list[str]) -> int:
         if stream is not None and hasattr(stream, "reconfigure"):
             # A name that the terminal's encoding cannot show is no reason to fail.
             stream.reconfigure(errors="backslashreplace")
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _terminate)
+    _keep_matplotlib_in_cache()
     try:
-        with group.make_context(PROGRAM_NAME, list(args), obj=command_output) as context:
+        with _handle_signals(), group.make_context(PROGRAM_NAME, list(args), obj=command_output) as context:
             group.invoke(context)
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -128,6 +135,27 @@ def _report_bug(error: Exception) -> str:
     return f"a bug in dni-deploy: {description}. Please report it with {file.name}."
 
 
+def _keep_matplotlib_in_cache() -> None:
+    """Has matplotlib keep its list of fonts in our cache folder, not in folders of its own in the home folder."""
+    folder = cache_folder()
+    if folder is not None:
+        os.environ.setdefault("MPLCONFIGDIR", os.fspath(folder / "matplotlib"))
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # where it cannot be written, it uses a temporary one, and says so
+
+
+@contextmanager
+def _handle_signals() -> Iterator[None]:
+    """Lets signals end the command within the block: what runs in native code, and then the stack."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    for number in TERMINATION_SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, _terminate)
+    with end_calls_at_signals((signal.SIGINT, *TERMINATION_SIGNALS)):
+        yield
+
+
 def _terminate(number: int, frame: object) -> NoReturn:
-    """Unwinds the stack on SIGTERM, so that temporary files are removed."""
-    raise SystemExit(EXIT_TERMINATED)
+    """Unwinds the stack, so that temporary files are removed."""
+    raise SystemExit(128 + number)

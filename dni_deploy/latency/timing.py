@@ -133,7 +133,7 @@ def measure_mode_memory(bundle_path: str, mode: str, shape: tuple[int, ...], thr
 def _measure_memory_growth(bundle_path: str, name: str, shape: tuple[int, ...], threads: int) -> int | None:
     mode = next(mode for mode in BACKEND_MODES if mode.name == name)
     bundle = Bundle.open(bundle_path)
-    import onnxruntime  # noqa: F401
+    import dni_deploy.utils.onnxruntime_library  # noqa: F401
 
     if mode.module is not None:
         importlib.import_module(mode.module)

@@ -10,6 +10,7 @@ with dni.open_session("sr.dni", alpha=0.35) as session:
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import threading
@@ -17,7 +18,6 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
@@ -79,7 +79,8 @@ class Session:
         change_seconds: Time of the newest change of alpha in the engine, blend and refit together; on a GPU and without
             `async_refit`, the time to enqueue them.
 
-    Thread safety: any thread may call any method but `close`.
+    Thread safety: any thread may call any method but `close`. KeyboardInterrupt that the caller catches leaves a session that
+    works. In a process that was forked every method but `close` raises EngineError: its threads are not there.
     """
 
     def __init__(
@@ -123,33 +124,31 @@ class Session:
         self._load_groups = load_groups
         self._weight_groups: WeightGroups | None = None
         self._closed = False
-        self._ring = FrameRing()
         self.change_seconds = 0.0
-        self._state_lock = threading.Lock()  # alpha, rules and controls are set one by one and applied together
+        self._state_lock = threading.RLock()  # alpha, rules and controls are set one by one and applied together
         start = self._validate_state(RenderState(initial, self._parse_rules(rules), controls))
         self._refitter: SyncRefit[RenderState] | AsyncRefit[RenderState]
         if async_refit:
             self._refitter = AsyncRefit(engine.slots, self._refit_and_synchronize, start)
         else:
             self._refitter = SyncRefit(engine.slots, self._refit, start)
+        self._ring = FrameRing(self._refitter)
         # A GPU's objects have to be freed in order where a session is not closed or still open when the program ends, too.
-        self._finalizer = weakref.finalize(self, engine.close)
+        self._finalizer = weakref.finalize(self, _close_in_process, engine, os.getpid())
 
     @property
     def alpha(self) -> Coefficients:
         """The newest coefficients that were set, of all weights that no rule governs.
 
         Assigning validates at once; the blend happens when the next frame begins (with `async_refit`: now, beside the frames),
-        and the last assignment counts. It raises CoefficientsError; the coefficients then stay as they were.
+        and the last assignment counts. It raises CoefficientsError; the coefficients then stay as they were. A signal's handler may
+        assign, too.
         """
         return self._refitter.requested_value.coefficients
 
     @alpha.setter
     def alpha(self, alpha: Alpha) -> None:
-        with self._state_lock:
-            self._request_state(
-                self._validate_state(replace(self._refitter.requested_value, coefficients=self._parse_alpha(alpha)))
-            )
+        self._change_state(lambda state: replace(state, coefficients=self._parse_alpha(alpha)))
 
     @property
     def rules(self) -> AlphaRules | None:
@@ -163,8 +162,7 @@ class Session:
     @rules.setter
     def rules(self, rules: Rules | None) -> None:
         parsed = self._parse_rules(rules)
-        with self._state_lock:
-            self._request_state(self._validate_state(replace(self._refitter.requested_value, rules=parsed)))
+        self._change_state(lambda state: replace(state, rules=parsed))
 
     @property
     def controls(self) -> dict[str, float]:
@@ -177,14 +175,20 @@ class Session:
 
     @controls.setter
     def controls(self, values: ControlValues) -> None:
-        if not values:  # of every frame of a network without controls
-            return
-        with self._state_lock:
-            self._request_state(self._parse_state(None, values))
+        if values:  # none: for every frame of a network without controls
+            self._change_state(lambda state: replace(state, controls=state.controls.change(values)))
 
-    def _request_state(self, state: RenderState) -> None:
-        if state != self._refitter.requested_value:
-            self._refitter.request(state)
+    def _change_state(self, change: Callable[[RenderState], RenderState]) -> None:
+        self._check_open()
+        with self._state_lock:
+            while True:
+                before = self._refitter.requested_value
+                state = self._validate_state(change(before))
+                is_new = state != before
+                if self._refitter.requested_value is before:  # else a signal's handler has changed it meanwhile
+                    break
+            if is_new:
+                self._refitter.request(state)
 
     @property
     def generation(self) -> int:
@@ -225,8 +229,7 @@ class Session:
         self._check_open()
         if isinstance(self._refitter, AsyncRefit) and not self._refitter.wait_until_applied(timeout):
             return False
-        with self._refitter.hold_current() as weights:
-            self.engine.synchronize(weights.slot)
+        self._refitter.use(lambda weights: self.engine.synchronize(weights.slot))
         return True
 
     def parse_alpha(self, alpha: Alpha) -> Coefficients:
@@ -296,8 +299,7 @@ class Session:
             EngineError: A refit or the engine failed, the output is not finite, or the session is closed.
         """
         state = self._check_request(frame, alpha, controls)
-        with self._hold_weights(state) as weights:
-            return self._render(frame, weights)
+        return self._refitter.use(lambda weights: self._render(frame, weights), state)
 
     def _check_request(self, frame: AnyFrame, alpha: Alpha | None, controls: ControlValues | None = None) -> RenderState | None:
         if not hasattr(frame, "__cuda_array_interface__"):  # what has it is checked by the engine, which reads it
@@ -310,9 +312,6 @@ class Session:
     def _render(self, frame: AnyFrame, weights: CurrentWeights[RenderState]) -> RenderedFrame:
         output = self.engine.render(weights.slot, frame, self.signature)
         return RenderedFrame(output, weights.generation, weights.value.coefficients)
-
-    def _hold_weights(self, state: RenderState | None) -> AbstractContextManager[CurrentWeights[RenderState]]:
-        return self._refitter.hold_current() if state is None else self._refitter.hold(state)
 
     def submit(
         self, frame: AnyFrame, *, alpha: Alpha | None = None, controls: ControlValues | None = None
@@ -335,7 +334,7 @@ class Session:
         """
         state = self._check_request(frame, alpha, controls)
         source = frame.copy() if isinstance(frame, np.ndarray) else frame
-        return self._ring.submit(lambda: self._hold_weights(state), lambda weights: self._render(source, weights))
+        return self._ring.submit(lambda weights: self._render(source, weights), state)
 
     def stream(self, frames: Iterable[AnyFrame], *, alphas: Iterable[Alpha | None] | None = None) -> Iterator[RenderedFrame]:
         """Renders frames in their order, with several under way at once.
@@ -360,8 +359,7 @@ class Session:
         """Renders a frame without rounding, for callers that go on computing with it; takes and raises what `render` does."""
         state = self._check_request(frame, alpha)
         x = to_network(frame, self.signature)
-        with self._hold_weights(state) as weights:
-            y = self.engine.infer(weights.slot, x)
+        y, weights = self._refitter.use(lambda weights: (self.engine.infer(weights.slot, x), weights), state)
         return RenderedPixels(to_pixels(y, frame, self.signature), weights.generation, weights.value.coefficients)
 
     def infer(self, x: NDArray[np.float32], *, alpha: Alpha | None = None) -> NDArray[np.float32]:
@@ -386,22 +384,25 @@ class Session:
             raise UsageError(f"The network takes {self.signature.input_channels} channels, the array has {x.shape[1]}.")
         state = None if alpha is None else self._parse_state(alpha, None)
         self._check_open()
-        with self._hold_weights(state) as weights:
-            return self.engine.infer(weights.slot, np.ascontiguousarray(x))
+        return self._refitter.use(lambda weights: self.engine.infer(weights.slot, np.ascontiguousarray(x)), state)
 
     def _check_open(self) -> None:
+        self._ring.check_process()
         if self._closed:
             raise EngineError("The session is closed.")
 
     def close(self) -> None:
         """Frees the engine, after the submitted frames that are running; those that are not yet fail. Calling it again does nothing.
 
-        No other frame may be running.
+        No other frame may be running. In a process that was forked it does nothing.
 
         Raises:
             EngineError: A refit of `async_refit` does not end; the engine is not freed under it then.
         """
-        if not self._closed:
+        if self._ring.is_in_other_process:
+            self._closed = True
+            self._finalizer()
+        elif not self._closed:
             self._closed = True
             self._ring.close()
             finalizer = self._finalizer.detach()
@@ -415,6 +416,14 @@ class Session:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def _close_in_process(engine: Engine, process_id: int) -> None:
+    """Closes an engine; in a fork of its process, keeps it for ever: freeing it would wait for threads that are not there."""
+    if os.getpid() == process_id:
+        engine.close()
+    else:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(engine))
 
 
 def open_session(

@@ -68,13 +68,22 @@ def measure_resident_bytes() -> int | None:
 
 def cache_folder() -> Path | None:
     """Returns $DNI_CACHE, or `dni-deploy` in the system's cache folder; None where there is no home folder for one."""
-    override = os.environ.get("DNI_CACHE")
-    if override:
-        return Path(override)
-    parent = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
-    if parent and os.path.isabs(parent):  # the XDG specification: a relative path is to be ignored
-        return Path(parent) / "dni-deploy"
+    return _find_user_folder("DNI_CACHE", "LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME", ".cache")
+
+
+def config_folder() -> Path | None:
+    """Returns $DNI_CONFIG, or `dni-deploy` in the system's configuration folder; None where there is no home folder for one."""
+    return _find_user_folder("DNI_CONFIG", "APPDATA" if os.name == "nt" else "XDG_CONFIG_HOME", ".config")
+
+
+def _find_user_folder(override: str, parent: str, folder: str) -> Path | None:
+    """The folder that a variable names, else ours in the one that the system's variable names, else in one of the home folder."""
+    given, system = os.environ.get(override), os.environ.get(parent)
+    if given:
+        return Path(given)
+    if system and os.path.isabs(system):  # the XDG specification: a relative path is to be ignored
+        return Path(system) / "dni-deploy"
     try:
-        return Path.home() / ".cache" / "dni-deploy"
+        return Path.home() / folder / "dni-deploy"
     except RuntimeError:
         return None

@@ -18,9 +18,9 @@ from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from dni_deploy.errors import DniError, EngineError, RefusedError, UnavailableError, escape_name
+from dni_deploy.errors import DniError, EngineError, UnavailableError, escape_name
+from dni_deploy.utils.derived_file import read_derived_file, write_derived_file
 from dni_deploy.utils.hardware import cache_folder
-from dni_deploy.utils.private_file import open_private_file, write_private_file
 from engines.cuda import driver
 
 log = logging.getLogger(__name__)
@@ -193,17 +193,8 @@ def _cache_path(key: str) -> Path | None:
 
 
 def _read_cached(key: str) -> bytes | None:
-    """Reads the machine code without the SHA-256 before it; None where it is absent, damaged or may be somebody else's."""
     path = _cache_path(key)
-    if path is None:
-        return None
-    try:
-        with open_private_file(path, "machine code") as file:
-            data = file.read()
-    except (OSError, RefusedError):
-        return None
-    code = data[32:]
-    return code if code and sha256(code).digest() == data[:32] else None
+    return None if path is None else read_derived_file(path, "machine code") or None
 
 
 def _write_cached(key: str, code: bytes) -> None:
@@ -213,4 +204,4 @@ def _write_cached(key: str, code: bytes) -> None:
         return
     with suppress(DniError, OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_private_file(path, (sha256(code).digest(), code), force=True)
+        write_derived_file(path, code, force=True)

@@ -28,7 +28,7 @@ def build_plan(bundle: Bundle, options: BuildOptions, progress: OptionalProgress
 
     Raises:
         UsageError: The plan exists, and neither `force` nor `keep` is set.
-        BundleError: The plan that is to be kept is damaged.
+        BundleError: The plan that is to be kept is another one.
         EngineError: ONNX Runtime cannot run the network.
     """
     report_progress(progress, 0, 1, "optimizing the graph")
@@ -37,7 +37,7 @@ def build_plan(bundle: Bundle, options: BuildOptions, progress: OptionalProgress
     identity = LayoutIdentity.of(lowered, recipes)
     path = plan_path(bundle, identity)
     kept_layout = read_plan(bundle, identity) if options.keep and not options.force else None
-    if kept_layout is None and path.exists() and not options.force:
+    if kept_layout is None and path.exists() and not (options.force or options.keep):
         raise UsageError(f"{escape_name(path)} exists; give --force to build it again. Nothing was written.")
     try:
         layout = kept_layout or find_layout(lowered, recipes)
@@ -46,7 +46,7 @@ def build_plan(bundle: Bundle, options: BuildOptions, progress: OptionalProgress
         update_path = f"a new session for every alpha ({str(reason).rstrip('.')}); there is nothing to build ahead"
         return BuildResult(None, update_path, 0, None)
     if kept_layout is None:
-        write_plan(bundle, layout, identity, force=options.force)
+        write_plan(bundle, layout, identity, force=options.force or options.keep)
     return BuildResult(path, InPlaceEngine.update_path, len(layout.spans), error, plan_kept=kept_layout is not None)
 
 

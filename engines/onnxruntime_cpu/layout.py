@@ -187,6 +187,8 @@ def find_layout(lowered: onnx.ModelProto, recipes: Recipes) -> Layout:
         )
     restore_prelu(optimized, movable, runtime.measure_block_size())
     block_depth_to_space(optimized, runtime.measure_block_size())
+    for number, node in enumerate(optimized.graph.node):
+        node.name = f"{node.op_type}_{number}"  # ONNX Runtime numbers some in an order that changes from run to run
     return Layout(optimized, spans, gather, dict(zip(names, starts, strict=False)))
 
 

@@ -32,7 +32,7 @@ def open_in_place(bundle: Bundle, options: EngineOptions) -> Engine:
         The engine; every slot still needs its first refit.
 
     Raises:
-        BundleError: The plan is damaged.
+        BundleError: The plan is another one, renamed.
     """
     network = read_network(bundle)
     try:

@@ -1,16 +1,15 @@
 """The plan file: the layout of an optimized network, kept on disk so that a session opens without optimizing again.
 
-One safetensors file in the bundle's `plans/` folder. It holds the optimized graph and the gather map, no weights: those stay in
-the bundle, so a plan serves every family on the same graph. Its name is the hash of all that the layout depends on (the lowered
-graph with its recipes, the settings of the optimizer, ONNX Runtime's version, the processor's instruction sets), so a plan for
-anything else is never read; its content is checked against a SHA-256 of its own.
+A derived file in the bundle's `plans/` folder, safetensors within. It holds the optimized graph and the gather map, no weights:
+those stay in the bundle, so a plan serves every family on the same graph. Its name is the hash of all that the layout depends on
+(the lowered graph with its recipes, the settings of the optimizer, ONNX Runtime's version, the processor's instruction sets), so a
+plan for anything else is never read. One that this account did not write is passed over.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import platform
 from dataclasses import dataclass
 from hashlib import sha256
@@ -19,16 +18,14 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import BundleError, escape_name
-from dni_deploy.utils.atomic_write import write_bytes_atomically
+from dni_deploy.utils.derived_file import read_derived_file, write_derived_file
 from dni_deploy.utils.hardware import layout_instruction_sets
+from dni_deploy.utils.onnxruntime_library import ort
 from engines.lowering.graph_digest import digest_lowered_graph
 from engines.lowering.recipes import Recipes
 from engines.onnxruntime_cpu import runtime
@@ -36,7 +33,7 @@ from engines.onnxruntime_cpu.layout import Layout, WeightSpan
 
 log = logging.getLogger(__name__)
 
-PLAN_FORMAT = "dni-deploy plan for onnxruntime, version 3"
+PLAN_FORMAT = "dni-deploy plan for onnxruntime, version 4"
 """Raise the version where this file's content changes, and where `find_layout` makes another layout of the same optimized
 graph: nothing else in a plan's identity tells of that."""
 
@@ -129,7 +126,7 @@ def write_plan(bundle: Bundle, layout: Layout, identity: LayoutIdentity, *, forc
     text = json.dumps(header, sort_keys=True)
     path = plan_path(bundle, identity)
     path.parent.mkdir(exist_ok=True)
-    write_bytes_atomically(path, save(tensors, {"header": text, "sha256": _compute_digest(text, tensors)}), force=force)
+    write_derived_file(path, save(tensors, {"header": text}), force=force)
     return path
 
 
@@ -141,46 +138,27 @@ def read_plan(bundle: Bundle, identity: LayoutIdentity) -> Layout | None:
         identity: The plan's identity.
 
     Returns:
-        The layout, or None where there is no plan.
+        The layout, or None where there is no plan that this account wrote.
 
     Raises:
-        BundleError: The plan is damaged, or was renamed and is another one; the message names what differs.
+        BundleError: The plan was renamed and is another one; the message names what differs.
     """
     path = plan_path(bundle, identity)
-    try:
-        data = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
+    data = read_derived_file(path, "a plan")
+    if data is None:
         _log_absence(path, identity)
         return None
-    except OSError as error:
-        raise BundleError(f"{escape_name(path)} cannot be read: {os.strerror(error.errno or 0)}.") from None
     advice = f"write it again with dni-deploy build {escape_name(bundle.path)} --force"
-    damaged = BundleError(f"{escape_name(path)} is damaged; {advice}.")
-    try:
-        metadata = _read_metadata(data)
-        tensors = load(data)
-        del data
-        if metadata["sha256"] != _compute_digest(metadata["header"], tensors):
-            raise damaged
-        header = json.loads(metadata["header"])
-        if header["format"] != PLAN_FORMAT:
-            raise BundleError(f"{escape_name(path)} was written by another version of dni-deploy; {advice}.")
-        differing = _find_differing_fields(header["identity"], identity)
-        if differing:
-            log.info("plan %s rejected: it differs by its %s", escape_name(path), differing)
-            raise BundleError(f"{escape_name(path)} is for something else, by its {differing}; {advice}.")
-        optimized = onnx.ModelProto.FromString(tensors["optimized"].tobytes())
-        spans = tuple(WeightSpan(name, tuple(shape), start, stop) for name, shape, start, stop in header["slots"])
-        log.info("plan %s found", escape_name(path))
-        return Layout(optimized, spans, tensors["gather"].astype(np.int32), dict(header["offsets"]))
-    except BundleError:
-        raise
-    except UNREADABLE_PLAN_ERRORS:
-        raise damaged from None
-
-
-UNREADABLE_PLAN_ERRORS = (SafetensorError, DecodeError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
-"""What reading a damaged file raises, here and in the libraries."""
+    header, tensors = _read_header(data), load(data)
+    del data
+    differing = _find_differing_fields(header["identity"], identity)
+    if differing:
+        log.info("plan %s rejected: it differs by its %s", escape_name(path), differing)
+        raise BundleError(f"{escape_name(path)} is for something else, by its {differing}; {advice}.")
+    optimized = onnx.ModelProto.FromString(tensors["optimized"].tobytes())
+    spans = tuple(WeightSpan(name, tuple(shape), start, stop) for name, shape, start, stop in header["slots"])
+    log.info("plan %s found", escape_name(path))
+    return Layout(optimized, spans, tensors["gather"].astype(np.int32), dict(header["offsets"]))
 
 
 def _log_absence(path: Path, identity: LayoutIdentity) -> None:
@@ -189,29 +167,18 @@ def _log_absence(path: Path, identity: LayoutIdentity) -> None:
         return
     log.info("plan %s absent: the layout is found anew", escape_name(path))
     for other in sorted(path.parent.glob("onnxruntime-*.plan")):
-        try:
-            header = json.loads(_read_metadata(other.read_bytes())["header"])
-            log.info(
-                "plan %s rejected: it differs by its %s",
-                escape_name(other),
-                _find_differing_fields(header["identity"], identity),
-            )
-        except (OSError, *UNREADABLE_PLAN_ERRORS):
-            log.info("plan %s rejected: it cannot be read", escape_name(other))
+        data = None if other == path else read_derived_file(other, "a plan")
+        if data is not None:
+            differing = _find_differing_fields(_read_header(data)["identity"], identity)
+            log.info("plan %s rejected: it differs by its %s", escape_name(other), differing)
 
 
-def _read_metadata(data: bytes) -> dict[str, str]:
-    metadata: dict[str, str] = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
-    return metadata
+def _read_header(data: bytes) -> dict[str, Any]:
+    about = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    header: dict[str, Any] = json.loads(about["__metadata__"]["header"])
+    return header
 
 
 def _find_differing_fields(written: dict[str, Any], identity: LayoutIdentity) -> str:
     """Names the fields that differ, joined by "and"; empty where none does."""
     return " and ".join(name for name, value in identity.to_json().items() if written.get(name) != value)
-
-
-def _compute_digest(header: str, tensors: dict[str, NDArray[Any]]) -> str:
-    digest = sha256(header.encode())
-    for name in sorted(tensors):
-        digest.update(np.ascontiguousarray(tensors[name]).data)
-    return digest.hexdigest()

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from dni_deploy.blending.calibration_table import CalibrationTable
 from dni_deploy.errors import EngineError
+from dni_deploy.utils.onnxruntime_library import ort
 from engines import ort_session
 from engines.frame_conversion import HostFrameEngine
 from engines.interface import REASON_REQUESTED

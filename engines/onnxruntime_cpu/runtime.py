@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from dni_deploy.errors import EngineError
 from dni_deploy.utils.onnx_weights import set_external_data, strip_initializer
+from dni_deploy.utils.onnxruntime_library import ort
 from dni_deploy.utils.temporary_folder import make_temporary_folder
 from engines import ort_session
 

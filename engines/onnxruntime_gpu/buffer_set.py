@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from dni_deploy.errors import EngineError
+from dni_deploy.utils.onnxruntime_library import ort
 from engines import ort_session
 from engines.cuda import backend as cuda
 from engines.cuda.blender import WeightBuffer

@@ -17,13 +17,13 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from dni_deploy.blending.calibration_table import CalibrationTable
 from dni_deploy.errors import EngineError
 from dni_deploy.imaging.frames import AnyFrame
 from dni_deploy.signature import Signature
+from dni_deploy.utils.onnxruntime_library import ort
 from engines.cuda import backend as cuda
 from engines.cuda.blender import DeviceBlender, WeightBuffer
 from engines.cuda.device import Device

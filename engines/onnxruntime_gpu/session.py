@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 import onnx
-import onnxruntime as ort
 
 from dni_deploy.errors import EngineError, UnavailableError
+from dni_deploy.utils.onnxruntime_library import ort
 from engines import ort_session
 
 Result = TypeVar("Result")

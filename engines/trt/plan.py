@@ -1,9 +1,9 @@
 """A plan on disk: a built TensorRT engine behind the header that says what it was built from and for.
 
-    magic line | length of the header, 8 bytes | header, JSON | SHA-256 of header and engine, 32 bytes | engine
+    magic line | length of the header, 8 bytes | header, JSON | SHA-256 of the engine | keyed digest of all before | engine
 
-TensorRT loads an engine as it is, machine code included, so a plan is as good as a program: it is refused where somebody else could
-have written it (as ssh does with its keys), and where a byte has changed.
+TensorRT loads an engine as it is, machine code included, so a plan is as good as a program. It is a derived file, whose head is
+read alone where a plan is searched: one that this account did not write is passed over.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.errors import BundleError, escape_name
-from dni_deploy.utils.private_file import open_for_reading, open_private_file, write_private_file
+from dni_deploy.errors import BundleError, RefusedError, escape_name
+from dni_deploy.utils.derived_file import DIGEST_BYTES, compute_keyed_digest
+from dni_deploy.utils.private_file import open_private_file, write_private_file
 from engines.lowering.gpu import LoweredGraph
 from engines.profile import Profile
 from engines.trt.library import load_library
@@ -34,7 +35,7 @@ log = logging.getLogger(__name__)
 
 PLAN_FORMAT = b"dni-deploy plan for tensorrt, version "
 
-PLAN_VERSION = 3
+PLAN_VERSION = 4
 """Raise it where the header or what the builder makes of equal identities changes: plans of other versions are not read."""
 
 PLAN_MAGIC = PLAN_FORMAT + f"{PLAN_VERSION}\n".encode()
@@ -43,9 +44,6 @@ MAX_HEADER_BYTES = 1 << 24
 
 MAX_MAGIC_BYTES = 64
 """Of the first line that is looked at."""
-
-READ_ERRORS = (ValueError, KeyError, TypeError, OverflowError, RecursionError)
-"""What reading a header raises that no version of dni-deploy wrote."""
 
 
 @dataclass(frozen=True)
@@ -122,11 +120,7 @@ class PlanHeader:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> PlanHeader:
-        """Reads what `to_bytes` gives.
-
-        Raises:
-            ValueError: It is something else; the other READ_ERRORS likewise.
-        """
+        """Reads what `to_bytes` gives."""
         fields = json.loads(data)
         sample = fields["sample"]
         return cls(
@@ -256,26 +250,27 @@ def search_plans(
 
 
 def _read_headers(paths: list[Path]) -> Iterator[tuple[Path, int, PlanHeader | str]]:
-    """Yields path, time of change in ns and header of each plan; of one of another version the clause that says so."""
+    """Yields path, time of change in ns and header of each plan, or of one that is passed over the clause that says why."""
     for path in paths:
         try:
-            descriptor = open_for_reading(path)
-        except OSError:
-            continue
-        with os.fdopen(descriptor, "rb") as file:
-            try:
-                magic = file.readline(MAX_MAGIC_BYTES)
-                changed = os.fstat(file.fileno()).st_mtime_ns
-                if magic != PLAN_MAGIC:
-                    version = _describe_version(magic)
-                    if version is not None:
-                        yield path, changed, version
-                    continue
-                length = int.from_bytes(file.read(8), "little")
-                if length <= MAX_HEADER_BYTES:
-                    yield path, changed, PlanHeader.from_bytes(file.read(length))
-            except (OSError, *READ_ERRORS):
-                continue
+            with open_private_file(path, "a plan") as file:
+                head = _read_head(file)
+                yield path, os.fstat(file.fileno()).st_mtime_ns, head if isinstance(head, str) else head[0]
+        except (OSError, RefusedError) as error:
+            log.info("plan passed over: %s", escape_name(error))
+
+
+def _read_head(file: IO[bytes]) -> tuple[PlanHeader, bytes] | str:
+    """Reads what stands before the engine: the header and the engine's SHA-256, or a clause that says why it is not believed."""
+    magic = file.readline(MAX_MAGIC_BYTES)
+    if magic != PLAN_MAGIC:
+        return _describe_version(magic) or "is not a plan that this version of dni-deploy wrote"
+    prefix = file.read(8)
+    length = min(int.from_bytes(prefix, "little"), MAX_HEADER_BYTES)
+    header, engine_digest, keyed_digest = file.read(length), file.read(DIGEST_BYTES), file.read(DIGEST_BYTES)
+    if keyed_digest != compute_keyed_digest(magic, prefix, header, engine_digest):
+        return "is damaged, or was not written by this account"
+    return PlanHeader.from_bytes(header), engine_digest
 
 
 def write_plan(bundle: Bundle, plan: Plan, *, force: bool = False) -> Path:
@@ -297,8 +292,8 @@ def write_plan(bundle: Bundle, plan: Plan, *, force: bool = False) -> Path:
     path = plan_path(bundle, plan.header)
     path.parent.mkdir(exist_ok=True)
     header = plan.header.to_bytes()
-    head = PLAN_MAGIC + len(header).to_bytes(8, "little") + header + _compute_digest(header, plan.engine)
-    write_private_file(path, (head, plan.engine), force=force)
+    head = (PLAN_MAGIC, len(header).to_bytes(8, "little"), header, sha256(plan.engine).digest())
+    write_private_file(path, (*head, compute_keyed_digest(*head), plan.engine), force=force)
     return path
 
 
@@ -316,30 +311,19 @@ def read_plan(path: Path, identity: PlanIdentity) -> Plan:
     """
     try:
         with open_private_file(path, "a plan", "build your own with dni-deploy build") as file:
-            data = file.read()
+            head = _read_head(file)
+            engine = file.read(os.fstat(file.fileno()).st_size)
     except FileNotFoundError:
         raise BundleError(f"{escape_name(path)} does not exist; build it with dni-deploy build.") from None
     except OSError as error:
         raise BundleError(f"{escape_name(path)} cannot be read ({error.strerror}).") from None
-    version = _describe_version(data[:MAX_MAGIC_BYTES].partition(b"\n")[0])
-    if version is not None:
-        raise BundleError(f"{escape_name(path)} {version}; build it again with dni-deploy build.")
-    if not data.startswith(PLAN_MAGIC):
-        raise BundleError(
-            f"{escape_name(path)} is not a plan that this version of dni-deploy wrote; remove it and build again."
-        )
-    start = len(PLAN_MAGIC) + 8
-    length = int.from_bytes(data[len(PLAN_MAGIC) : start], "little")
-    header, digest, engine = data[start : start + length], data[start + length :][:32], data[start + length + 32 :]
-    damaged = BundleError(f"{escape_name(path)} is damaged; build it again with dni-deploy build --force.")
-    if length > MAX_HEADER_BYTES or digest != _compute_digest(header, engine):
-        raise damaged
-    try:
-        plan = Plan(PlanHeader.from_bytes(header), engine)
-    except READ_ERRORS:
-        raise damaged from None
-    plan.header.identity.check_matches(identity, escape_name(path))
-    return plan
+    if isinstance(head, str):
+        raise BundleError(f"{escape_name(path)} {head}; build it again with dni-deploy build --force.")
+    header, engine_digest = head
+    if sha256(engine).digest() != engine_digest:
+        raise BundleError(f"{escape_name(path)} is damaged; build it again with dni-deploy build --force.")
+    header.identity.check_matches(identity, escape_name(path))
+    return Plan(header, engine)
 
 
 def _describe_version(line: bytes) -> str | None:
@@ -348,9 +332,3 @@ def _describe_version(line: bytes) -> str | None:
     if not line.startswith(PLAN_FORMAT) or not number.isdigit() or int(number) == PLAN_VERSION:
         return None
     return f"was built by {'an older' if int(number) < PLAN_VERSION else 'a newer'} version of dni-deploy"
-
-
-def _compute_digest(header: bytes, engine: bytes) -> bytes:
-    digest = sha256(header)
-    digest.update(engine)
-    return digest.digest()

@@ -1,7 +1,6 @@
 """Kernels that TensorRT for RTX compiled on this machine, kept for the next time a plan is opened.
 
-The library checks that a cache is for this GPU, driver and version. It is machine code all the same, so it is read like a plan:
-never where somebody else could have written it.
+The library checks that a cache is for this GPU, driver and version. It is machine code all the same, so it is a derived file.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from dni_deploy.errors import DniError, escape_name
+from dni_deploy.utils.derived_file import read_derived_file, write_derived_file
 from dni_deploy.utils.hardware import cache_folder
-from dni_deploy.utils.private_file import open_private_file, write_private_file
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +54,7 @@ class RuntimeCache:
             return
         with suppress(OSError, DniError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_private_file(self._path, (data,), force=True)
+            write_derived_file(self._path, data, force=True)
             self._loaded = data
 
     def close(self) -> None:
@@ -66,13 +65,8 @@ class RuntimeCache:
     def _load_file(self) -> None:
         if self._path is None:
             return
-        try:
-            with open_private_file(self._path, "a cache of kernels") as file:
-                data = file.read()
-        except FileNotFoundError:
-            return
-        except (OSError, DniError) as error:
-            log.info("compiled kernels not used: %s", escape_name(error))
+        data = read_derived_file(self._path, "a cache of kernels")
+        if data is None:
             return
         if self._cache.deserialize(data):
             self._loaded = data

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from dni_deploy.session.ring import FrameRing
 from dni_deploy.session.swap import CurrentWeights, SyncRefit
 from tests.campaign.torn_frames import MODELS, run_model
 
@@ -34,11 +33,11 @@ def test_a_design_that_tears_is_found(slots: int) -> None:
 
 
 def test_weights_that_are_let_go_before_the_frame_ends_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def submit(self: FrameRing, hold: Any, work: Any) -> Any:
-        with hold() as held:
-            pass
-        return real(self, hold, lambda _: work(held))
+    def acquire(self: SyncRefit[int], token: object, value: int | None = None) -> CurrentWeights[int]:
+        weights = real(self, token, value)
+        self.release(token)
+        return weights
 
-    real = FrameRing.submit
-    monkeypatch.setattr(FrameRing, "submit", submit)
+    real = SyncRefit.acquire
+    monkeypatch.setattr(SyncRefit, "acquire", acquire)
     assert run_model(SyncRefit, 1, 200_000, until_bad=True).torn

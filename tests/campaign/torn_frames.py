@@ -78,7 +78,7 @@ def run_model(
         counts.refits += 1
 
     strategy: Strategy = design(slots, refit, 0)
-    ring = FrameRing()
+    ring = FrameRing(strategy)
 
     def read(held: CurrentWeights[int]) -> tuple[int, bool]:
         weight = weights[held.slot]
@@ -101,7 +101,7 @@ def run_model(
         rng = random.Random(number)
         while not stop.is_set():
             own = rng.randrange(10**9) if rng.random() < 0.05 else None
-            future = ring.submit(strategy.hold_current if own is None else partial(strategy.hold, own), read)
+            future = ring.submit(read, own)
             future.add_done_callback(partial(judge, own))
 
     def change(number: int) -> None:

@@ -10,13 +10,13 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from dni_deploy.blending.blend import blend_rows
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError
 from dni_deploy.latency.baselines.alpha_input import ALPHA_INPUT_NAME, alpha_as_input
+from dni_deploy.utils.onnxruntime_library import ort
 from engines import ort_session
 from engines.frame_conversion import HostFrameEngine
 from engines.interface import EngineOptions, require_single_row

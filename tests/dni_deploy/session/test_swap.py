@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from dni_deploy.session.condition import InterruptibleCondition
 from dni_deploy.session.swap import CurrentWeights, SyncRefit
 
 LAYERS = 64
@@ -241,7 +242,7 @@ class ScheduledCondition:
     def __exit__(self, *_: object) -> None:
         self.held = False
 
-    def wait(self) -> None:
+    def wait(self, timeout: float | None = None) -> None:
         name = threading.current_thread().name
         self.waiting.add(name)
         self.held = False
@@ -249,6 +250,7 @@ class ScheduledCondition:
         self.held = True
 
     def notify_all(self) -> None:
+        self.schedule.pause()
         self.waiting.clear()
 
 
@@ -315,7 +317,7 @@ def explore(design: Any, slots: int, bad: frozenset[int] = frozenset(), third: b
         schedule.run({**actors, "third": request} if third else actors)
         assert not schedule.errors, schedule.errors
         assert generations == sorted(generations)
-        swap._state_changed = threading.Condition()
+        swap._state_changed = InterruptibleCondition()
         for _ in range(2):  # a bad last value raises once, and then the previous one is applied
             try:
                 with swap.hold_current() as live:

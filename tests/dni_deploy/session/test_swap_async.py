@@ -19,6 +19,7 @@ import pytest
 
 from dni_deploy.errors import EngineError, UsageError
 from dni_deploy.session import swap as swap_module
+from dni_deploy.session.condition import InterruptibleCondition
 from dni_deploy.session.swap import AsyncRefit, CurrentWeights
 from tests.dni_deploy.session.test_swap import TIMEOUT_S, Boom, Breakable, Schedule, ScheduledCondition, Weights, tag_model
 
@@ -164,7 +165,7 @@ def explore(design: Any, slots: int, bad: frozenset[int] = frozenset(), count: i
         schedule.run({"worker": lambda swap=swap: type(swap)._run_refits(swap), "long": long, "both": both, "end": end})  # type: ignore[misc]
         assert not schedule.errors, schedule.errors
         assert generations == sorted(generations)
-        swap._state_changed = threading.Condition()
+        swap._state_changed = InterruptibleCondition()
         for _ in range(2):  # a failure that no frame has raised yet is raised now, and only once
             try:
                 with swap.hold_current() as live:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from safetensors.numpy import load as load_tensors
 
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.errors import BundleError, EngineError
+from dni_deploy.errors import EngineError
+from dni_deploy.utils import derived_file
 from engines import ort_session
 from engines.interface import BuildOptions, EngineOptions
-from engines.onnxruntime_cpu import layout, plan, runtime
+from engines.onnxruntime_cpu import layout, load, plan, runtime
 from engines.onnxruntime_cpu.load import open_in_place
 from engines.registry import build_engine, choose_engine, load_engine
 from tests.engines.conftest import write
@@ -76,12 +80,53 @@ def test_the_plan_of_another_version_is_rejected_by_the_field_that_differs(
     assert caplog.messages[1].endswith("rejected: it differs by its ONNX Runtime")
 
 
-def test_a_damaged_plan_is_an_error_and_not_passed_over(bundle: Bundle) -> None:
+def damage(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+
+
+def put_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def let_others_write(path: Path) -> None:
+    path.chmod(0o666)
+
+
+def sign_as_somebody_else(path: Path) -> None:
+    """Changes the plan and everything that can be computed without the key: as in a bundle that came as a folder."""
+    content = path.read_bytes()[derived_file.SEAL_BYTES :]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DNI_CONFIG", str(path.parent / "of somebody else"))
+        derived_file.write_derived_file(path, content, force=True)
+
+
+@pytest.mark.parametrize("change", [damage, put_pipe, let_others_write, sign_as_somebody_else])
+def test_a_plan_that_is_not_this_accounts_is_passed_over(
+    change: Callable[[Path], None], bundle: Bundle, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = build_engine(bundle, "onnxruntime", BuildOptions(threads=1)).plan_path
     assert path is not None
-    path.write_bytes(path.read_bytes()[:-1] + b"?")
-    with pytest.raises(BundleError, match="is damaged; write it again with dni-deploy build"):
-        open_and_close(bundle)
+    change(path)
+    found = list[object]()
+    monkeypatch.setattr(load, "find_layout", lambda *arguments: found.append(1) or layout.find_layout(*arguments))
+    assert open_and_close(bundle).startswith("updated in place")
+    assert found == [1]
+    [note] = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert str(path) in note.getMessage()
+
+
+def test_the_same_build_writes_the_same_bytes(bundle: Bundle) -> None:
+    """ONNX Runtime numbers its nodes, and safetensors orders its metadata, as it happens."""
+    contents = set[bytes]()
+    for _ in range(8):
+        path = build_engine(bundle, "onnxruntime", BuildOptions(threads=1, force=True)).plan_path
+        assert path is not None
+        contents.add(path.read_bytes())
+    assert len(contents) == 1
+    optimized = onnx.ModelProto.FromString(load_tensors(contents.pop()[derived_file.SEAL_BYTES :])["optimized"].tobytes())
+    names = [node.name for node in optimized.graph.node]
+    assert names == [f"{node.op_type}_{number}" for number, node in enumerate(optimized.graph.node)]
 
 
 def test_a_graph_that_is_rebuilt_says_why(
