@@ -85,6 +85,8 @@ def run_model(
         return held.value, {weight[layer] for layer in range(LAYERS)} != {held.value}
 
     def judge(own: int | None, future: Future[tuple[int, bool]]) -> None:
+        if future.cancelled():  # what was not begun when the ring was closed
+            return
         with lock:
             counts.frames += 1
             counts.own += own is not None
