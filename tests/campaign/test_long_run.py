@@ -18,7 +18,8 @@ from dni_deploy.session.session import Session, open_session
 from tests.support import pico_bundle, pipe_bundle
 
 FRAMES_PER_ROW = 50
-MAX_GROWTH = 0.03
+SHORT_GROWTH, LONG_GROWTH = 0.1, 0.03
+"""Of memory in the second half: in seconds, caches and the allocator still fill."""
 
 
 class Usage(NamedTuple):
@@ -55,7 +56,7 @@ def render_at_random(sessions: dict[str, Session], rng: random.Random, frame: in
         session.render(pixels, alpha=rng.random() if rng.random() < 0.2 else None)
 
 
-def run(folder: Path, seconds: float, record_property: Callable[[str, object], None]) -> None:
+def run(folder: Path, seconds: float, max_growth: float, record_property: Callable[[str, object], None]) -> None:
     pico_bundle.write(folder / "pico.dni")
     pipe_bundle.write(folder / "pipe.dni")
     pipe_bundle.write(folder / "double.dni", scale=2)
@@ -80,7 +81,7 @@ def run(folder: Path, seconds: float, record_property: Callable[[str, object], N
     record_property("long run", f"{frame} frames, {half} to {last}")
     print(f"{frame:,} frames, memory {last.memory / half.memory - 1:+.2%} in the second half, {half[1:]} to {last[1:]}")
     assert len(outputs) == 1
-    assert last.memory < half.memory * (1 + MAX_GROWTH)
+    assert last.memory < half.memory * (1 + max_growth)
     assert last.files <= half.files
     assert last.threads <= half.threads
     before = measure_usage()
@@ -91,7 +92,13 @@ def run(folder: Path, seconds: float, record_property: Callable[[str, object], N
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
 @pytest.mark.parametrize(
-    "seconds", [pytest.param(15.0, marks=pytest.mark.slow), pytest.param(1800.0, marks=pytest.mark.campaign)]
+    ("seconds", "max_growth"),
+    [
+        pytest.param(15.0, SHORT_GROWTH, marks=pytest.mark.slow),
+        pytest.param(1800.0, LONG_GROWTH, marks=pytest.mark.campaign),
+    ],
 )
-def test_nothing_grows(tmp_path: Path, seconds: float, record_property: Callable[[str, object], None]) -> None:
-    run(tmp_path, seconds, record_property)
+def test_nothing_grows(
+    tmp_path: Path, seconds: float, max_growth: float, record_property: Callable[[str, object], None]
+) -> None:
+    run(tmp_path, seconds, max_growth, record_property)
