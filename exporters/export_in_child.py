@@ -11,7 +11,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from torch import nn
 from dni_deploy import errors
 from dni_deploy.errors import DniError, InputError, escape_name
 from dni_deploy.signature import Signature
+from dni_deploy.utils.temporary_folder import make_temporary_folder
 from exporters.architectures.registry import find_architecture
 from exporters.export_graph import ExportedGraph, export_graph
 from exporters.graph_entry import pack_graph, unpack_graph
@@ -52,12 +52,12 @@ def export_in_child(
         InputError: The exporter ended the child, or cannot export the network; and as `export_graph`, like its other errors.
     """
     names = list(tensors)
-    with tempfile.TemporaryDirectory(prefix="dni-deploy-", ignore_cleanup_errors=True) as folder:
+    with make_temporary_folder() as folder:
         request = {"architecture": architecture, "signature": signature.to_json(), "opset": opset, "names": names}
-        (Path(folder) / REQUEST_FILE_NAME).write_text(json.dumps(request), encoding="utf-8")
-        np.savez(Path(folder) / TENSORS_FILE_NAME, **{str(index): tensors[name] for index, name in enumerate(names)})  # type: ignore[arg-type]
+        (folder / REQUEST_FILE_NAME).write_text(json.dumps(request), encoding="utf-8")
+        np.savez(folder / TENSORS_FILE_NAME, **{str(index): tensors[name] for index, name in enumerate(names)})  # type: ignore[arg-type]
         child = subprocess.run(
-            [sys.executable, "-m", "exporters.export_in_child", folder],
+            [sys.executable, "-m", "exporters.export_in_child", os.fspath(folder)],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -65,7 +65,7 @@ def export_in_child(
         )
         if child.returncode == BUILD_EXIT_CODE:
             return export_graph(net, signature, opset=opset)
-        error_file, graph_file = Path(folder) / ERROR_FILE_NAME, Path(folder) / GRAPH_FILE_NAME
+        error_file, graph_file = folder / ERROR_FILE_NAME, folder / GRAPH_FILE_NAME
         if child.returncode == 0 and error_file.exists():
             error = json.loads(error_file.read_text(encoding="utf-8"))
             raise getattr(errors, error["class"])(error["message"])

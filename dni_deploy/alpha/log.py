@@ -10,13 +10,14 @@ import json
 import math
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple
 
 from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.alpha.timeline import AlphaTimeline, make_read_only_array
 from dni_deploy.errors import CoefficientsError, InputError, LimitError, MismatchError, UsageError, escape_name
-from dni_deploy.utils.atomic_write import DISK_FULL_ERRNOS
+from dni_deploy.utils.atomic_write import DISK_FULL_ERRNOS, sync_folder
 from dni_deploy.utils.text_file import open_file
 
 ALPHA_LOG_FORMAT = "dni-deploy alpha log"
@@ -186,6 +187,7 @@ class AlphaLog:
             try:
                 with stream:
                     os.fsync(stream.fileno())
+                sync_folder(Path(self.path).parent)
             except OSError as error:
                 raise self._write_error(error) from error
 

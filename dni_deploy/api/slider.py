@@ -6,7 +6,6 @@ import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from dni_deploy.tuning.trials import TestImage, read_test_images
 from dni_deploy.utils.atomic_write import check_outputs
 from dni_deploy.utils.optional_packages import import_optional
 from dni_deploy.utils.progress import OptionalProgress, report_progress
+from dni_deploy.utils.text_file import hash_file
 
 INITIAL_ALPHA_STEPS, DEFAULT_SLIDER_STEPS = 16, 32
 """Steps of alpha that are measured first, and then of the slider that results: so the points of the final slider lie close
@@ -234,7 +234,7 @@ def _describe_measurement(report: SliderReport, images: Sequence[Path], held_out
 
 
 def _hash_images(files: Sequence[Path]) -> list[dict[str, str]]:
-    return [{"name": file.name, "sha256": sha256(file.read_bytes()).hexdigest()} for file in files]
+    return [{"name": file.name, "sha256": hash_file(file, "image")} for file in files]
 
 
 def _draw_plot(report: SliderReport, plot: str | os.PathLike[str]) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -51,6 +52,8 @@ def read_onnx_file(path: str | os.PathLike[str]) -> GraphFile:
             model.ParseFromString(file.read())
         except Exception:  # the protobuf implementations differ in what they raise
             raise CheckpointError(f"{name} is damaged or not an ONNX file; download or export it again.") from None
+    if _has_damaged_text(model):
+        raise CheckpointError(f"{name} is damaged: a name in it is not text; download or export it again.")
     if not model.graph.node or not model.graph.output:
         raise CheckpointError(f"{name} is damaged or not an ONNX file: it has no nodes or no outputs.")
     _check_operators(model, name)
@@ -63,6 +66,17 @@ def read_onnx_file(path: str | os.PathLike[str]) -> GraphFile:
         )
     check_model(model, name)
     return GraphFile(model, os.fspath(path), digest, "onnx", notes)
+
+
+def _has_damaged_text(message: Any) -> bool:
+    """Tells whether a text anywhere in a message is not UTF-8: some versions of protobuf give it as bytes."""
+    for field, value in message.ListFields():
+        values = [value] if isinstance(value, str | bytes) or hasattr(value, "ListFields") else value
+        if field.type == field.TYPE_STRING and not all(isinstance(text, str) for text in values):
+            return True
+        if field.type == field.TYPE_MESSAGE and any(map(_has_damaged_text, values)):
+            return True
+    return False
 
 
 def _check_operators(model: onnx.ModelProto, name: str) -> None:
@@ -93,6 +107,11 @@ def _check_types(model: onnx.ModelProto, name: str) -> None:
         for attribute in node.attribute
         if attribute.name == "to"
     }
+    unknown = sorted(kinds - set(TensorProto.DataType.values()))
+    if unknown:
+        raise CheckpointError(
+            f"{name} is damaged or of a newer ONNX: it has the element type {unknown[0]}, which is not known."
+        )
     other = sorted(kinds & _OTHER_FLOATS)
     if other:
         raise CheckpointError(

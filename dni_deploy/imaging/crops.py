@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ from dni_deploy.errors import MismatchError, UsageError, escape_name
 from dni_deploy.imaging.frames import AnyFrame, to_network
 from dni_deploy.imaging.image_file import read_image
 from dni_deploy.signature import Signature
+from dni_deploy.utils.text_file import hash_file
 
 CROP_SIDE_PX, CROP_COUNT = 64, 48
 """Side in input pixels, and crops in all. Each image gives as many as any other, but for one."""
@@ -62,7 +62,7 @@ def read_crops(
         raise UsageError("At least one image is needed; name one like those that the network will see.")
     chosen = list(files) if len(files) <= count else [files[index * len(files) // count] for index in range(count)]
     frames = [read_image(file).rgb for file in chosen]
-    digests = [sha256(file.read_bytes()).hexdigest() for file in chosen]
+    digests = [hash_file(file, "image") for file in chosen]
     smallest = min(range(len(frames)), key=lambda index: min(frames[index].shape[:2]))
     height, width = frames[smallest].shape[:2]
     least = signature.round_up_side(MIN_CROP_SIDE_PX)

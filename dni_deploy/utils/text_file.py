@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -40,6 +41,15 @@ def open_file(path: str | os.PathLike[str], what: str) -> Iterator[BinaryIO]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"The {what} {escape_name(path)} cannot be read ({escape_name(reason)}).") from error
+
+
+def hash_file(path: str | os.PathLike[str], what: str) -> str:
+    """Computes the SHA-256 of a regular file, in hex; arguments and errors are those of `open_file`."""
+    digest = sha256()
+    with open_file(path, what) as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def read_text(path: str | os.PathLike[str], what: str, limit: int = MAX_TEXT_FILE_BYTES) -> str:

@@ -13,9 +13,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from dni_deploy.errors import BusyError, InputError, UsageError, escape_name
-from dni_deploy.utils.atomic_write import DISK_FULL_ERRNOS, write_bytes, write_bytes_atomically
+from dni_deploy.errors import BusyError, InputError, LimitError, UsageError, escape_name
+from dni_deploy.utils.atomic_write import DISK_FULL_ERRNOS, sync_folder, write_bytes, write_bytes_atomically
 from dni_deploy.utils.file_lock import try_lock
+from dni_deploy.utils.text_file import open_file
 from dni_deploy.video_io.segments import FrameAlphaRecord, Segment, SegmentWriter, open_segment, segment_path
 
 JOB_FOLDER_SUFFIX = ".dni-part"
@@ -150,9 +151,9 @@ def _identify_file(path: Path) -> list[int]:
 
 def fingerprint_file(path: Path) -> dict[str, Any]:
     """Describes what distinguishes one video from another: size, modification time, and SHA-256 of head and tail."""
-    status = os.stat(path)
     digest = sha256()
-    with open(path, "rb") as file:
+    with open_file(path, "video") as file:
+        status = os.fstat(file.fileno())
         digest.update(file.read(FINGERPRINT_BYTES))
         file.seek(max(0, status.st_size - FINGERPRINT_BYTES))
         digest.update(file.read(FINGERPRINT_BYTES))
@@ -178,19 +179,18 @@ def open_job(output: Path, description: Mapping[str, Any], *, segment_frames: in
         BusyError: Another run works at it.
         UsageError: A stopped job has another description, or the folder is none of a stopped job.
         InputError: The folder cannot be made.
+        LimitError: There is no room for it.
     """
     folder = job_folder_path(output)
     try:
         with suppress(FileExistsError):
             folder.mkdir()
+            sync_folder(folder.parent)
         _check_is_job_folder(folder)
         lock = _open_lock(folder)
     except OSError as error:
-        if error.errno in DISK_FULL_ERRNOS:
-            raise
-        raise InputError(
-            f"The job folder {escape_name(folder)} cannot be made ({error.strerror}). Nothing was written."
-        ) from error
+        kind = LimitError if error.errno in DISK_FULL_ERRNOS else InputError
+        raise kind(f"The job folder {escape_name(folder)} cannot be made ({error.strerror}). Nothing was written.") from error
     with _hold_lock(lock, output):
         yield _resume_or_create(VideoJob(folder, segment_frames), json.loads(json.dumps(description)), fresh)
 
@@ -206,7 +206,8 @@ def _hold_lock(descriptor: int, output: Path) -> Iterator[None]:
         _lock_job(descriptor, output)
         yield
     finally:
-        os.close(descriptor)
+        with suppress(OSError):  # nothing was written through it
+            os.close(descriptor)
 
 
 def _lock_job(descriptor: int, output: Path) -> None:

@@ -22,6 +22,7 @@ from av.packet import Packet
 
 from dni_deploy.errors import EngineError
 from dni_deploy.utils.atomic_write import sync_folder
+from dni_deploy.utils.text_file import open_file
 
 PACKET_HEADER = struct.Struct("<qBI")
 """Of each packet: timestamp in ticks, flags, number of bytes."""
@@ -102,16 +103,16 @@ class Segment:
         """Reads times and alphas of the frames.
 
         Raises:
-            OSError: The file cannot be read.
+            InputError: The file cannot be read.
         """
-        with open(self.path, "rb") as file:
+        with open_file(self.path, "segment") as file:
             footer = _read_footer_json(file, os.stat(self.path).st_size)
         times = tuple((int(pts), int(duration)) for pts, duration in footer["times"])
         return SegmentFooter(times, tuple(_parse_alpha_record(row) for row in footer["alphas"]))
 
     def read_packets(self) -> Iterator[EncodedPacket]:
-        """Reads every packet in decoding order. The file was checked when the segment was opened."""
-        with open(self.path, "rb") as file:
+        """Reads every packet in decoding order, from a file that was checked when the segment was opened; errors as read_footer."""
+        with open_file(self.path, "segment") as file:
             for _ in range(self.frames):
                 pts, flags, size = PACKET_HEADER.unpack(file.read(PACKET_HEADER.size))
                 data, transparency = file.read(size), None

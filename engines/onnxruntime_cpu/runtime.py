@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from dni_deploy.errors import EngineError
 from dni_deploy.utils.onnx_weights import set_external_data, strip_initializer
 from dni_deploy.utils.onnxruntime_library import ort
+from dni_deploy.utils.temporary_folder import make_temporary_folder
 from engines import ort_session
 
 VALUE_DEPENDENT_OPTIMIZERS = ("ConvBNFusion", "ConvMulFusion", "ConvAddFusion", "ConstantSharing")
@@ -101,8 +102,8 @@ def optimize_graph(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         EngineError: ONNX Runtime cannot open the graph.
     """
-    with tempfile.TemporaryDirectory(prefix="dni-deploy-") as folder:
-        return onnx.load(_write_optimized(model, Path(folder), ort_session.make_session_options(OPTIMIZER_SETTINGS.threads)))
+    with make_temporary_folder() as folder:
+        return onnx.load(_write_optimized(model, folder, ort_session.make_session_options(OPTIMIZER_SETTINGS.threads)))
 
 
 @contextmanager
@@ -130,8 +131,8 @@ def optimize_with_weights(
     session_options.add_external_initializers(
         list(weights), [ort.OrtValue.ortvalue_from_numpy(weight) for weight in weights.values()]
     )
-    with tempfile.TemporaryDirectory(prefix="dni-deploy-", ignore_cleanup_errors=True) as folder:
-        path = _write_optimized(_point_at_weight_file(model, weights), Path(folder), session_options)
+    with make_temporary_folder() as folder:
+        path = _write_optimized(_point_at_weight_file(model, weights), folder, session_options)
         optimized = onnx.load(path, load_external_data=False)
         weight_path = path.with_name(WEIGHT_FILE_NAME)
         has_data = weight_path.exists() and weight_path.stat().st_size > 0  # an empty file cannot be mapped
@@ -164,7 +165,15 @@ def _write_optimized(model: onnx.ModelProto, folder: Path, session_options: ort.
     session_options.optimized_model_filepath = os.fspath(path)
     for key, entry in OPTIMIZER_SETTINGS.config:
         session_options.add_session_config_entry(key, entry)
-    ort_session.create_session(model, session_options, disabled_optimizers=list(OPTIMIZER_SETTINGS.disabled_optimizers))
+    try:
+        ort_session.create_session(model, session_options, disabled_optimizers=list(OPTIMIZER_SETTINGS.disabled_optimizers))
+    except EngineError as error:
+        # The file comes last: its error is the number of the system's alone, or without one once the file is there.
+        number = str(error).rpartition(": ")[2]
+        if not path.exists() and not number.isdecimal():
+            raise
+        code = int(number) if number.isdecimal() else errno.EIO
+        raise OSError(code, os.strerror(code), os.fspath(path)) from error
     return path
 
 
@@ -193,12 +202,12 @@ class InPlaceSession:
         self._ort_values = [(array, ort.OrtValue.ortvalue_from_numpy(array)) for array in arrays.values()]
         for name, (_, value) in zip(arrays, self._ort_values, strict=True):
             session_options.add_initializer(name, value)
-        with tempfile.TemporaryDirectory(prefix="dni-deploy-", ignore_cleanup_errors=True) as folder:
+        with make_temporary_folder() as folder:
             # The file format wants data, even for what is replaced. All weights point at the same NaNs: one that ONNX Runtime
             # read from there would show in every output.
             size = max((array.nbytes for array in arrays.values()), default=0)
-            (Path(folder) / WEIGHT_FILE_NAME).write_bytes(b"\xff" * size)
-            session_options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+            (folder / WEIGHT_FILE_NAME).write_bytes(b"\xff" * size)
+            session_options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.fspath(folder))
             self._session: ort.InferenceSession | None = ort_session.create_session(
                 _point_at_weight_file(model, arrays), session_options
             )

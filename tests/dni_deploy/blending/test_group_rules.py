@@ -145,3 +145,11 @@ def test_rule_report_lists_weights_and_split_norms() -> None:
 def test_invalid_coefficients_raise_their_own_errors() -> None:
     with pytest.raises(CoefficientsError):
         parse_rule("norm:*=a=0.3,b=0.3", AB)
+
+
+def test_rules_are_equal_where_they_give_the_same_coefficients() -> None:
+    rule, other = parse_rule("bias:*=base*2", AB), parse_rule("bias:*=base*3", AB)
+    assert AlphaRules([rule], GROUPS) == AlphaRules([rule], GROUPS)
+    assert AlphaRules([rule], GROUPS) != AlphaRules([other], GROUPS)
+    assert AlphaRules([rule], GROUPS) != AlphaRules([rule], GROUPS, extrapolate=True)
+    assert AlphaRules([rule], GROUPS) != "bias:*=base*2"

@@ -48,3 +48,27 @@ def test_variance_guard_of_three_members_and_without_batchnorm() -> None:
         guard.check(Coefficients.parse([2, -0.5, -0.5], names, extrapolate=True))
     assert guard.compute_safe_interval() is None
     VarianceGuard([{}, {}], []).check(Coefficients.parse(5, ("a", "b"), extrapolate=True))
+
+
+def test_a_variance_of_zero_is_refused_unless_it_is_always_zero() -> None:
+    names = ("a", "b")
+    members = [{"n.running_var": np.array([1.0, 0.0])}, {"n.running_var": np.array([0.5, 0.0])}]
+    guard = VarianceGuard(members, ["n.running_var"])
+    with pytest.raises(CoefficientsError, match="channel 0, would be 0"):
+        guard.check(Coefficients.parse(-1.0, names, extrapolate=True))
+    guard.check(Coefficients.parse(-0.75, names, extrapolate=True))
+
+
+def test_a_share_below_zero_counts_although_none_is_above_one() -> None:
+    members = [{"n.running_var": np.array([value])} for value in (9.0, 1.0, 1.0)]
+    with pytest.raises(CoefficientsError, match="would be -0"):
+        VarianceGuard(members, ["n.running_var"]).check(Coefficients.parse([-0.2, 0.6, 0.6], ("a", "b", "c"), extrapolate=True))
+
+
+def test_coefficients_that_differ_from_weight_to_weight_are_checked() -> None:
+    members = [{"m.running_var": np.array([1.0, 4.0]), "n.running_var": np.array([value])} for value in (1.0, 2.0)]
+    guard, base = VarianceGuard(members, ["m.running_var", "n.running_var"]), Coefficients.parse(0.5, ("a", "b"))
+    good = {"m.running_var": np.array([2.0, -1.0]), "n.running_var": np.array([0.0, 1.0]), "conv.weight": np.array([3.0, -2.0])}
+    guard.check_per_tensor(good, base)
+    with pytest.raises(CoefficientsError, match=r"'n\.running_var', channel 0, would be -1"):
+        guard.check_per_tensor({**good, "n.running_var": np.array([3.0, -2.0])}, base)

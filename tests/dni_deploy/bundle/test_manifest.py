@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dni_deploy.bundle.manifest import MAX_MANIFEST_BYTES, Manifest, MemberEntry, StoredFile, WeightEntry
+from dni_deploy.bundle.manifest import MAX_JSON_DEPTH, MAX_MANIFEST_BYTES, Manifest, MemberEntry, StoredFile, WeightEntry
 from dni_deploy.errors import BundleError, DniError, LimitError, RefusedError
 from dni_deploy.signature import Signature
 
@@ -276,6 +276,12 @@ def test_bytes_that_are_not_a_manifest_are_refused(name: str) -> None:
         Manifest.from_bytes(RAW[name])
     assert "\n" not in str(raised.value)
     assert len(str(raised.value)) < 300
+
+
+def test_the_limit_of_depth_comes_before_what_a_parser_can_do() -> None:
+    for depth, message in ((MAX_JSON_DEPTH, "its 'format' is not"), (MAX_JSON_DEPTH + 1, "nested deeper than")):
+        with pytest.raises(BundleError, match=message):
+            Manifest.from_bytes(b"[" * depth + b"]" * depth)
 
 
 def test_a_manifest_with_other_whitespace_is_refused() -> None:

@@ -41,6 +41,10 @@ def cast_to_bfloat16(model: onnx.ModelProto) -> None:
     model.graph.node.append(helper.make_node("Cast", ["result"], ["other"], to=TensorProto.BFLOAT16))
 
 
+def set_unknown_type(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.elem_type = 76
+
+
 def read_what_nothing_makes(model: onnx.ModelProto) -> None:
     model.graph.node[0].input[0] = "nothing"
 
@@ -56,6 +60,7 @@ def read_what_nothing_makes(model: onnx.ModelProto) -> None:
         (add_function, "defines functions of its own"),
         (make_double, "computes in DOUBLE; families of ONNX files are float32 or float16"),
         (cast_to_bfloat16, "computes in BFLOAT16"),
+        (set_unknown_type, "has the element type 76, which is not known"),
         (read_what_nothing_makes, "is not a valid ONNX graph"),
     ],
 )
@@ -99,6 +104,14 @@ def test_external_data_in_the_folder_is_read(tmp_path: Path) -> None:
     expected = make_conv_model().graph.initializer
     for tensor, twin in zip(file.model.graph.initializer, expected, strict=True):
         assert np.array_equal(numpy_helper.to_array(tensor), numpy_helper.to_array(twin))
+
+
+@pytest.mark.parametrize("name", [b"Conv", b"first.weight", b"image", b"gain_of_features"])
+def test_names_that_are_no_text_are_refused(name: bytes, tmp_path: Path) -> None:
+    data = make_conv_model().SerializeToString()
+    (tmp_path / "a.onnx").write_bytes(data.replace(name, b"\xed" + name[1:]))
+    with pytest.raises(CheckpointError, match=r"damaged|not a valid ONNX graph"):
+        read_onnx_file(tmp_path / "a.onnx")
 
 
 @pytest.mark.parametrize("location", ["../secret", "/etc/passwd", "sub/../../secret", "link", ""])

@@ -123,6 +123,17 @@ CASES: dict[str, tuple[bytes, type[DniError], str]] = {
     "past the storage": (malformed.torch_zip(malformed.tensor((2,), (5,), 2), {"data/0": bytes(8)}), CheckpointError, "past its storage"),
     "offset past it": (malformed.torch_zip(malformed.tensor((1,), (1,), 2, offset=2), {"data/0": bytes(8)}), CheckpointError, "past"),
     "a negative size": (malformed.torch_zip(malformed.tensor((-1,), (1,), 2), {"data/0": bytes(8)}), CheckpointError, "damaged"),
+    "a negative offset": (
+        malformed.torch_zip(malformed.tensor((1,), (1,), 2, offset=-1), {"data/0": bytes(8)}), CheckpointError, "damaged"
+    ),
+    "a negative stride": (
+        malformed.torch_zip(malformed.tensor((2,), (-1,), 2, offset=1), {"data/0": bytes(8)}), CheckpointError, "damaged"
+    ),
+    "one storage in two ways": (
+        malformed.torch_zip(
+            ONE[:-1] + malformed.tensor((1,), (1,), 1, kind="IntStorage")[3:].replace(b"\x8c\x01w", b"\x8c\x01v"), {"data/0": b"1234"}
+        ), CheckpointError, "damaged",
+    ),
     "20 axes": (malformed.torch_zip(malformed.tensor((1,) * 20, (1,) * 20, 2), {"data/0": bytes(8)}), CheckpointError, "damaged"),
     "big-endian": (malformed.torch_zip(ONE, {"data/0": b"1234", "byteorder": b"big"}), CheckpointError, "byte order"),
     "from the future": (malformed.torch_zip(ONE, {"data/0": b"1234", "version": b"99"}), CheckpointError, "version"),

@@ -264,6 +264,15 @@ def test_a_datagram_that_is_not_osc_changes_nothing(osc: OscFixture, datagram: b
     assert len(osc.reports.sentences) == 1
 
 
+@pytest.mark.parametrize("change", [-4, 4, 400, -1000])
+def test_a_bundle_whose_parts_do_not_fit_is_refused(change: int) -> None:
+    datagram = bundle(0.4)
+    assert len(list(parse_messages(datagram))) == 1
+    (size,) = struct.unpack_from(">i", datagram, 16)
+    with pytest.raises(UsageError, match=r"not OSC|damaged OSC bundle"):
+        list(parse_messages(datagram[:16] + struct.pack(">i", size + change) + datagram[20:]))
+
+
 def test_missing_padding_is_accepted(osc: OscFixture) -> None:
     """python-osc documents a sender that omits the trailing zeros of a number."""
     osc.send(b"/dni/alpha\0\0,f\0\0" + struct.pack(">f", 0.5).rstrip(b"\0"))

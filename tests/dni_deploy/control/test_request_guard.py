@@ -55,6 +55,24 @@ def test_an_address_of_this_machine_is_a_host_only_where_the_connection_came_in_
         assert status_of(guard, RequestHead(head.method, head.path, head.headers, local_host=local_host)) == 200
 
 
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "http://evil.example",
+        f"http://{HOST}.evil.example",
+        f"https://{HOST}",
+        f"http://{HOST}/",
+        "null",
+        "",
+        HOST,
+        "http://127.0.0.1",
+    ],
+)
+def test_only_exactly_this_server_is_an_origin(origin: str) -> None:
+    assert status_of(RequestGuard(None, PORT), make_head("PUT", origin=origin)) == 403
+    assert status_of(RequestGuard(None, PORT), make_head("PUT", origin=f"http://{HOST}")) == 200
+
+
 def test_a_duplicate_host_or_origin_is_refused() -> None:
     guard = RequestGuard(None, PORT)
     for name, value, status in (("host", HOST, 400), ("origin", f"http://{HOST}", 403)):

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.errors import EngineError, UsageError
 from dni_deploy.imaging.frames import Frame
+from dni_deploy.session.ring import FrameRing
 from dni_deploy.session.session import Session
+from dni_deploy.session.swap import SyncRefit
 from dni_deploy.signature import Signature
 from engines.interface import FRAMES_IN_FLIGHT
 from tests.support.frame_session import Dimmer
@@ -190,3 +192,15 @@ def test_closing_ends_what_runs_and_refuses_what_comes(opened: tuple[Session, Co
         session.submit(gray(1))
     with pytest.raises(EngineError, match="The session is closed"):
         next(session.stream([gray(1)]))
+
+
+def test_a_frame_whose_refit_fails_gives_its_place_back() -> None:
+    def refit(slot: int, value: int) -> None:
+        if value:
+            raise EngineError("no refit")
+
+    ring = FrameRing(SyncRefit(2, refit, 0))
+    with pytest.raises(EngineError, match="no refit"):
+        ring.submit(lambda weights: None, 1)
+    assert not ring._under_way
+    ring.close()

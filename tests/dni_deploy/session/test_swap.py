@@ -580,3 +580,13 @@ def test_an_error_in_a_frame_frees_its_slot() -> None:
     swap.request(1)
     with swap.hold_current() as live:
         assert live.value == 1
+
+
+def test_work_that_has_ended_uses_no_slot() -> None:
+    swap = SyncRefit(1, lambda slot, value: None, 0)
+    assert swap.use(lambda weights: weights.value) == 0
+    assert swap._frames_in_slot == [0]
+    with pytest.raises(ZeroDivisionError):
+        swap.use(lambda weights: 1 // weights.value)
+    assert swap.use(lambda weights: weights.value, 5) == 5
+    assert swap._frames_in_slot == [0]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from dni_deploy.errors import CoefficientsError, InputError, LimitError, MismatchError, UsageError
-from dni_deploy.utils.text_file import load_json, name_file_in_errors, read_json, read_text
+from dni_deploy.utils.text_file import hash_file, load_json, name_file_in_errors, read_json, read_text
 
 
 def test_a_byte_order_mark_is_removed(tmp_path: Path) -> None:
@@ -15,6 +16,13 @@ def test_a_byte_order_mark_is_removed(tmp_path: Path) -> None:
         (tmp_path / "x.json").write_bytes(mark + '{"ä": 1}'.encode())
         assert read_text(tmp_path / "x.json", "preset") == '{"ä": 1}'
         assert read_json(tmp_path / "x.json", "preset") == {"ä": 1}
+
+
+def test_a_file_is_hashed(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"x" * ((1 << 20) + 5))
+    assert hash_file(tmp_path / "x", "image") == sha256(b"x" * ((1 << 20) + 5)).hexdigest()
+    with pytest.raises(InputError, match=r"The image .* does not exist"):
+        hash_file(tmp_path / "absent", "image")
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from dni_deploy.errors import BusyError, EngineError, InputError, LimitError, Us
 from dni_deploy.video_io.reader import VideoReader
 from dni_deploy.video_io.resume import job_folder_path, open_job
 from dni_deploy.video_io.segments import FrameAlphaRecord, SegmentWriter, open_segment
-from tests.dni_deploy.video_io.test_segments import make_packet
+from tests.dni_deploy.video_io.test_segments import make_packet, write_segment
 from tests.support import killable_video_job
 from tests.support.frame_session import Dimmer
 from tests.support.video_clips import Clip
@@ -349,6 +349,38 @@ def test_a_full_or_failing_disk_keeps_complete_segments(
         with pytest.raises(kind, match=os.strerror(number)):
             make(source, tmp_path / "out.mp4")
     assert make(source, tmp_path / "out.mp4").resumed_frames == 16
+
+
+def test_a_segment_under_the_name_of_another_is_made_again(tmp_path: Path) -> None:
+    with open_job(tmp_path / "out.mp4", {}, segment_frames=4) as job:
+        for number in (0, 1):
+            job.add_segment(write_segment(job.folder, number=number, first_frame=4 * number).close())
+    (job.folder / "000001.segment").replace(job.folder / "000000.segment")
+    with open_job(tmp_path / "out.mp4", {}, segment_frames=4) as job:
+        assert (job.frames, job.damaged_segments) == (0, 1)
+
+
+def test_a_short_segment_before_others_is_made_again(tmp_path: Path) -> None:
+    with open_job(tmp_path / "out.mp4", {}, segment_frames=8) as job:
+        for number in (0, 1):  # of 4 frames each
+            job.add_segment(write_segment(job.folder, number=number, first_frame=8 * number).close())
+    with open_job(tmp_path / "out.mp4", {}, segment_frames=8) as job:
+        assert (list(job.stored_segments), job.frames, job.damaged_segments) == ([1], 4, 1)
+
+
+@pytest.mark.parametrize(("number", "kind"), [(errno.ENOSPC, LimitError), (errno.EIO, InputError)])
+def test_a_job_folder_that_cannot_be_made_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[Exception]
+) -> None:
+    def sync_folder(path: Path) -> None:
+        raise OSError(number, os.strerror(number))  # as fsync raises it, without a name
+
+    monkeypatch.setattr("dni_deploy.video_io.resume.sync_folder", sync_folder)
+    with (
+        pytest.raises(kind, match=r"job folder .* cannot be made .*Nothing was written"),
+        open_job(tmp_path / "out.mp4", {}, segment_frames=8),
+    ):
+        pytest.fail("entered")
 
 
 def test_a_job_with_the_former_color_conversion_is_not_continued(tmp_path: Path) -> None:

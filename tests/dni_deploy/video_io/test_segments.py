@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from av.packet import Packet
 
-from dni_deploy.errors import EngineError
+from dni_deploy.errors import EngineError, InputError
 from dni_deploy.video_io.segments import FrameAlphaRecord, Segment, SegmentFooter, SegmentWriter, open_segment, segment_path
 
 DECODING_ORDER = (0, 40, 20, 60)
@@ -74,3 +74,12 @@ def test_an_encoder_that_loses_frames_is_an_error(tmp_path: Path, packets: tuple
         writer.close()
     writer.discard()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_segment_that_cannot_be_read_any_more_is_named(tmp_path: Path) -> None:
+    segment = write_segment(tmp_path).close()
+    segment.path.unlink()
+    with pytest.raises(InputError, match=r"The segment .* does not exist"):
+        segment.read_footer()
+    with pytest.raises(InputError, match=r"The segment .* does not exist"):
+        list(segment.read_packets())

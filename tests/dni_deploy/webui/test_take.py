@@ -71,6 +71,15 @@ def test_settings_stand_at_the_frame_of_their_moment() -> None:
     assert (take.unit, take.interpolation, take.loop) == ("frames", "hold", False)
 
 
+def test_a_late_frame_of_another_source_does_not_count() -> None:
+    recorder, film, other = TakeRecorder(NAMES), Film(), Film()
+    start(recorder, film)
+    recorder.record_shown(film, film.show(1.0), 1.0, 0, coefficients(0.5))  # type: ignore[arg-type]
+    recorder.record_shown(other, other.show(1.2), 1.2, 0, coefficients(0.9))  # type: ignore[arg-type]
+    recorder.stop(1.4)
+    assert read_rows(recorder.make_timeline()) == [(25, 0.5), (35, 0.5)]
+
+
 def test_what_was_shown_counts_on_its_frame() -> None:
     recorder, film = TakeRecorder(NAMES), Film()
     start(recorder, film)

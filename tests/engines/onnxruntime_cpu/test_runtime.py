@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 
-from dni_deploy.errors import EngineError
+from dni_deploy.errors import EngineError, InputError, LimitError
 from engines import ort_session
 from engines.onnxruntime_cpu import runtime
 from tests.support.handmade_graphs import HAND
@@ -38,6 +40,28 @@ def test_a_change_of_the_memory_is_seen_and_closing_drops_it(optimized: onnx.Mod
     with pytest.raises(EngineError, match="closed"):
         session.run(x)
     assert optimized.SerializeToString(deterministic=True) == before
+
+
+@pytest.mark.parametrize(
+    ("reason", "writes", "kind", "message"),
+    [
+        ("28", False, LimitError, "There is no room in the folder for temporary files"),
+        ("13", False, InputError, "Nothing can be written to the folder for temporary files"),
+        ("Protobuf serialization failed.", True, InputError, "Nothing can be written to the folder for temporary files"),
+        ("no kernel for this node", False, EngineError, "no kernel"),
+    ],
+)
+def test_a_folder_for_temporary_files_that_fails_is_explained(
+    monkeypatch: pytest.MonkeyPatch, reason: str, writes: bool, kind: type[Exception], message: str
+) -> None:
+    def create_session(model: Any, options: Any, **_: Any) -> None:
+        if writes:
+            Path(options.optimized_model_filepath).touch()
+        raise EngineError(f"ONNX Runtime could not open the network: {reason}")
+
+    monkeypatch.setattr(ort_session, "create_session", create_session)
+    with pytest.raises(kind, match=message):
+        runtime.optimize_graph(HAND["conv_bn"]().graph)
 
 
 def test_the_block_size_is_one_that_processors_have() -> None:
