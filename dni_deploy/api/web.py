@@ -131,7 +131,9 @@ def web(
     check_signature(bundle.signature)
     check_site_folder(folder, force=force)
     if options.rules or options.extrapolate:
-        raise UsageError("The page has one alpha for all weights, from 0 to 1: no rules for groups of weights, and no extrapolation.")
+        raise UsageError(
+            "The page has one alpha for all weights, from 0 to 1: no rules for groups of weights, and no extrapolation."
+        )
     heading = title if title is not None else bundle.path.resolve().stem
     if not heading.strip() or len(heading) > MAX_TITLE_LENGTH:
         raise UsageError(f"A title has 1 to {MAX_TITLE_LENGTH} characters.")

@@ -83,7 +83,9 @@ def make_web_network(bundle: Bundle) -> WebNetwork:
     if graph.ByteSize() >= MAX_GRAPH_BYTES:
         raise MismatchError("The graph has constants of 2 GiB and more; no browser opens that.")
     offsets = dict(zip(names, np.cumsum([0, *(weight.count for weight in lowered.weights)]).tolist(), strict=False))
-    rows = np.stack([np.concatenate([recipes.linear[name].compute_value(each).reshape(-1) for name in names]) for each in members])
+    rows = np.stack(
+        [np.concatenate([recipes.linear[name].compute_value(each).reshape(-1) for name in names]) for each in members]
+    )
     columns: list[NDArray[np.float64]] = []
     folds = [_describe_fold(fold, lowered, offsets) for fold in recipes.folds]
     points = select_statistics_tensors(recipes, members, table)
@@ -91,7 +93,9 @@ def make_web_network(bundle: Bundle) -> WebNetwork:
     estimates = []
     for name in names if table is not None else ():
         source = recipes.linear[name].source
-        if table is not None and source in table.statistics:  # of a BatchNorm that stays in the graph and reads raw tensors
+        if (
+            table is not None and source is not None and source in table.statistics
+        ):  # of a BatchNorm that stays in the graph and reads raw tensors
             count = prod(recipes.linear[name].shape)
             estimates.append({"offset": offsets[name], "count": count})
             columns.append(np.stack([np.broadcast_to(tensors[source].reshape(-1), count) for tensors in points]))

@@ -160,7 +160,9 @@ def _mismatch_error(where: str) -> MismatchError:
 def _pack_with_npm(folder: Path) -> Path:
     """Lets npm download the package into a folder; none of the package's scripts run."""
     npm = shutil.which("npm")
-    advice = f"Install Node.js, or copy a folder of npm install {RUNTIME_PACKAGE}@{RUNTIME_VERSION} here and name it with --runtime."
+    advice = (
+        f"Install Node.js, or copy a folder of npm install {RUNTIME_PACKAGE}@{RUNTIME_VERSION} here and name it with --runtime."
+    )
     if npm is None:
         raise UnavailableError(f"The page needs {RUNTIME_PACKAGE}, which npm downloads, and there is no npm here. {advice}")
     command = [npm, "pack", f"{RUNTIME_PACKAGE}@{RUNTIME_VERSION}", "--ignore-scripts", "--prefer-offline", "--silent"]

@@ -79,7 +79,8 @@ def make_data_files(network: WebNetwork, sample_png: bytes, facts: Mapping[str, 
         **network.facts,
         "graph": add_file("network", "onnx", network.graph.SerializeToString(deterministic=True)),
         "member_files": [
-            add_file(f"member{index}", "bin", row.astype("<f4", copy=False).tobytes()) for index, row in enumerate(network.members)
+            add_file(f"member{index}", "bin", row.astype("<f4", copy=False).tobytes())
+            for index, row in enumerate(network.members)
         ],
         "statistics": add_file("statistics", "bin", network.statistics.astype("<f8", copy=False).tobytes()),
         **facts,
@@ -133,7 +134,9 @@ def check_site_folder(folder: Path, *, force: bool) -> None:
     if not os.path.lexists(folder) or (folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()) and force):
         return
     if not force:
-        raise UsageError(f"{escape_name(folder)} exists; give --force to replace a site, or name another folder. Nothing was written.")
+        raise UsageError(
+            f"{escape_name(folder)} exists; give --force to replace a site, or name another folder. Nothing was written."
+        )
     read_site_file_names(folder)
 
 

@@ -59,9 +59,7 @@ class SiteTab:
     def __init__(
         self, browser: Any, address: str, link: str = "", *, width: int = 1280, scheme: str = "light", init_script: str = ""
     ) -> None:
-        self.context = browser.new_context(
-            viewport={"width": width, "height": 844}, color_scheme=scheme, accept_downloads=True
-        )
+        self.context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme, accept_downloads=True)
         self.page = self.context.new_page()
         if init_script:
             self.page.add_init_script(init_script)
@@ -84,7 +82,9 @@ class SiteTab:
         end = time.monotonic() + seconds
         while not self.evaluate(expression):
             shown = self.evaluate("document.body.innerText")
-            assert time.monotonic() < end, f"{expression}: {self.evaluate('JSON.stringify(window.dni)')} {self.problems} {shown}"
+            assert time.monotonic() < end, (
+                f"{expression}: {self.evaluate('JSON.stringify(window.dni)')} {self.problems} {shown}"
+            )
             self.page.wait_for_timeout(20)
 
     def wait_for_picture(self, after: str = "0") -> None:

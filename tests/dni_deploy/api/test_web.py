@@ -68,12 +68,16 @@ def test_the_page_refers_to_its_own_files_alone(bundle: Bundle, runtime: Path, t
     assert "<h1>A &quot;&lt;b&gt;title&lt;/b&gt;&quot; &amp; more</h1>" in page
     assert "{{" not in page
     links = [link for link in re.findall(r'(?:src|href)="([^"]+)"', page) if not link.startswith("data:")]
-    links += [link for name in names if name.endswith(".js") for link in re.findall(r'from "\./([^"]+)"', read_text(tmp_path, name))]
+    links += [
+        link for name in names if name.endswith(".js") for link in re.findall(r'from "\./([^"]+)"', read_text(tmp_path, name))
+    ]
     assert len(links) > 10
     assert set(links) <= names  # relative: the site may lie at any path
     policy = re.search(r'Content-Security-Policy" content="([^"]+)"', page)
     assert policy is not None
-    assert policy[1].startswith("default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; connect-src 'self';")
+    assert policy[1].startswith(
+        "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; connect-src 'self';"
+    )
     assert "http" not in policy[1]
     for name in names - {"runtime/LICENSE.txt"}:
         if name.endswith((".js", ".css")) and not name.startswith("runtime/"):
@@ -124,7 +128,9 @@ def test_a_site_that_was_tampered_with_cannot_make_other_files_vanish(bundle: Bu
     assert (tmp_path / "precious.txt").read_text() == "mine"
 
 
-@pytest.mark.parametrize("content", ["", "{}", '{"format": "another"}', "[" * 5000, '{"format": "dni-deploy site", "files": 7}'])
+@pytest.mark.parametrize(
+    "content", ["", "{}", '{"format": "another"}', "[" * 5000, '{"format": "dni-deploy site", "files": 7}']
+)
 def test_a_folder_that_is_no_site_is_never_replaced(content: str, bundle: Bundle, runtime: Path, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()

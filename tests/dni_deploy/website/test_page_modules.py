@@ -45,7 +45,8 @@ function render({ rgba, height, width, signature, tiles }) {
       y[index] = 0.75 * x[plane * tile.height * tile.width + Math.floor(row / scale) * tile.width + Math.floor(column / scale)];
     });
     const { keep } = tile;
-    const part = { top: scale * (keep.top - tile.top), left: scale * (keep.left - tile.left), height: scale * keep.height, width: scale * keep.width };
+    const part = { top: scale * (keep.top - tile.top), left: scale * (keep.left - tile.left) };
+    Object.assign(part, { height: scale * keep.height, width: scale * keep.width });
     const data = toPixels(y, scale * tile.height, scale * tile.width, part, signature, picture, tile);
     for (let row = 0; row < part.height; row += 1) for (let place = 0; place < 4 * part.width; place += 1) {
       const to = 4 * ((scale * keep.top + row) * scale * width + scale * keep.left) + place;
@@ -74,7 +75,14 @@ TEXTS: list[tuple[str, list[str], list[float] | None]] = [
     *[(text, ["a", "b"], None) for text in ("", "x", "1.5", "-0.1", "a=0.5", "a=1,a=0", "c=1", "a=,b=1", "0.2,0.3,0.5", "NaN")],
     ("0.5", ["a", "b", "c"], None),
 ]
-POINTS = [([0.5, 0.5], 10), ([0.3, 0.7], 10), ([1.0, 0.0], 4), ([0.2, 0.3, 0.5], 4), ([0.61, 0.27, 0.12], 5), ([0.1] * 4 + [0.6], 3)]
+POINTS = [
+    ([0.5, 0.5], 10),
+    ([0.3, 0.7], 10),
+    ([1.0, 0.0], 4),
+    ([0.2, 0.3, 0.5], 4),
+    ([0.61, 0.27, 0.12], 5),
+    ([0.1] * 4 + [0.6], 3),
+]
 GRIDS = [(2, 10), (3, 4), (5, 2)]
 MOVES = [([0.2, 0.3, 0.5], 0, 0.6), ([1.0, 0.0, 0.0], 0, 0.4), ([0.25] * 4, 2, 1.0)]
 
