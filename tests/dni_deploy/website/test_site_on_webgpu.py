@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 pytest.importorskip("torch", reason="the networks are exported by PyTorch (extra `export`)")
 
@@ -22,6 +23,9 @@ from tests.support.site_in_browser import SiteTab, find_runtime
 
 __all__ = ["make_site"]
 pytestmark = [pytest.mark.slow, pytest.mark.parametrize("browser", [SOFTWARE_GPU_FLAGS], indirect=True, ids=["swiftshader"])]
+
+GPU_TIMEOUT_S = 400.0
+"""An emulated GPU compiles every shader for the processor first; on two busy cores that took a minute and more."""
 
 HAS_WEBGPU = "navigator.gpu ? navigator.gpu.requestAdapter().then(adapter => Boolean(adapter)) : false"
 
@@ -43,17 +47,15 @@ def test_outputs_equal_a_session(name: str, browser: Any, address: str, make_sit
 def test_the_page_runs_by_webgpu(browser: Any, address: str, folder: Path, pico_case: Callable[[str], Case]) -> None:
     bundle = write(pico_case("compact_x2"), folder / "small.dni")
     (folder / "small").mkdir()
-    from PIL import Image
-
     Image.linear_gradient("L").resize((24, 20)).convert("RGB").save(folder / "small.png")
     dni.web(bundle, folder / "small" / "gpu", runtime=find_runtime(), sample=folder / "small.png")
     tab = SiteTab(browser, f"{address}small/gpu/", "?engine=webgpu#alpha=0.25")
     require_webgpu(tab)
-    tab.wait_for_picture()
+    tab.wait_for_picture(seconds=GPU_TIMEOUT_S)
     assert tab.get_text("m-engine") == "WebGPU"
     check_picture(tab, bundle, folder / "small.png", 0.25)
     tab.page.get_by_label("alpha, the share of a").fill("0.75")
-    tab.until("dni.frames > 1 && document.getElementById('picture').dataset.shares === '0.750 0.250'")
+    tab.until("dni.frames > 1 && document.getElementById('picture').dataset.shares === '0.750 0.250'", GPU_TIMEOUT_S)
     check_picture(tab, bundle, folder / "small.png", 0.75)
     tab.close()
     tab = SiteTab(browser, f"{address}small/gpu/")  # an emulated GPU is slower than WebAssembly, and is not chosen
