@@ -98,7 +98,9 @@ _NAMES_BY_MODULE = {
     "video_io.encoder": "EncoderOptions",
     "video_io.video_file": "InputOptions",
 }
-_COMMAND_FUNCTIONS = "bench build check demo doctor export filter inspect calibrate refit run serve slider sweep tune video web"  # one per command
+_COMMAND_FUNCTIONS = (  # one per command
+    "bench build check demo doctor export filter inspect calibrate refit run serve slider sweep tune video web"
+)
 _MODULE_BY_NAME = {
     **{name: f"dni_deploy.{module}" for module, names in _NAMES_BY_MODULE.items() for name in names.split()},
     **{name: f"dni_deploy.api.{name}" for name in _COMMAND_FUNCTIONS.split()},

@@ -90,11 +90,10 @@ def make_web_network(bundle: Bundle) -> WebNetwork:
     folds = [_describe_fold(fold, lowered, offsets) for fold in recipes.folds]
     points = select_statistics_tensors(recipes, members, table)
     columns += [np.stack([fold.stack_statistics(tensors).reshape(-1) for tensors in points]) for fold in recipes.folds]
-    estimates = []
-    for name in names if table is not None else ():
-        source = recipes.linear[name].source
-        if table is not None and source in table.statistics:  # of a BatchNorm that stays in the graph and reads raw tensors
-            count = prod(recipes.linear[name].shape)
+    estimates = []  # of a BatchNorm that stays in the graph and reads its raw statistics
+    for name in names:
+        source, count = recipes.linear[name].source, prod(recipes.linear[name].shape)
+        if table is not None and source is not None and source in table.statistics:
             estimates.append({"offset": offsets[name], "count": count})
             columns.append(np.stack([np.broadcast_to(tensors[source].reshape(-1), count) for tensors in points]))
     statistics = np.concatenate(columns, axis=1).astype(np.float64) if columns else np.empty((len(points), 0))

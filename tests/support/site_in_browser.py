@@ -77,7 +77,7 @@ class SiteTab:
     def evaluate(self, expression: str, argument: object = None) -> Any:
         return self.page.evaluate(expression, argument)
 
-    def until(self, expression: str, seconds: float = 25.0) -> None:
+    def until(self, expression: str, seconds: float = 90.0) -> None:
         """Waits by polling; the page's content security policy forbids playwright's wait_for_function."""
         end = time.monotonic() + seconds
         while not self.evaluate(expression):
@@ -87,9 +87,9 @@ class SiteTab:
             )
             self.page.wait_for_timeout(20)
 
-    def wait_for_picture(self, after: str = "0") -> None:
+    def wait_for_picture(self, after: str = "0", seconds: float = 90.0) -> None:
         """Waits for a whole picture with the newest settings."""
-        self.until(f"window.dni && dni.frames > {after} && document.getElementById('progress').hidden")
+        self.until(f"window.dni && dni.frames > {after} && document.getElementById('progress').hidden", seconds)
 
     def read_pixels(self) -> NDArray[np.uint8]:
         """Reads the picture after the network, uint8 (H, W, 3)."""

@@ -23,7 +23,7 @@ async function openEngine(engine) {
   postMessage({ starting: engine });
   try {
     network = await Network.open(base, site, parts, engine);
-    if (!(await network.check())) throw new Error("it computes something else than the network that was published");
+    if (!(await network.check())) throw new Error("The network computes something else here than when it was published.");
   } catch (error) {
     if (engine === "wasm") throw error;
     await fallBack(error);
@@ -34,7 +34,7 @@ async function openEngine(engine) {
 }
 
 async function fallBack(error) {
-  postMessage({ note: `WebGPU cannot be used here (${error.message}); the network runs by WebAssembly, which is slower.` });
+  postMessage({ note: `WebGPU cannot be used here, and the network runs by WebAssembly, which is slower. ${error.message}` });
   const broken = network;
   network = null;
   if (broken) await broken.close().catch(() => {});

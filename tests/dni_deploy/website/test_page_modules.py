@@ -45,7 +45,8 @@ function render({ rgba, height, width, signature, tiles }) {
       y[index] = 0.75 * x[plane * tile.height * tile.width + Math.floor(row / scale) * tile.width + Math.floor(column / scale)];
     });
     const { keep } = tile;
-    const part = { top: scale * (keep.top - tile.top), left: scale * (keep.left - tile.left), height: scale * keep.height, width: scale * keep.width };
+    const part = { top: scale * (keep.top - tile.top), left: scale * (keep.left - tile.left) };
+    Object.assign(part, { height: scale * keep.height, width: scale * keep.width });
     const data = toPixels(y, scale * tile.height, scale * tile.width, part, signature, picture, tile);
     for (let row = 0; row < part.height; row += 1) for (let place = 0; place < 4 * part.width; place += 1) {
       const to = 4 * ((scale * keep.top + row) * scale * width + scale * keep.left) + place;

@@ -42,7 +42,7 @@ def test_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_folder_without_the_package_and_a_missing_file_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match="npm install --prefix FOLDER onnxruntime-web@1.30.0"):
+    with pytest.raises(InputError, match=r"npm install --prefix FOLDER onnxruntime-web@1\.30\.0"):
         read_runtime(tmp_path)
     folder, _ = install_fake_runtime(monkeypatch, tmp_path / "ort")
     (folder / "node_modules/onnxruntime-web/dist/ort-wasm-simd-threaded.wasm").unlink()
