@@ -15,10 +15,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Union
 
+import numpy as np
 from PIL import Image
 
 from dni_deploy.alpha.simplex import with_coefficient
-from dni_deploy.imaging.frames import AnyFrame, to_8_bits
+from dni_deploy.imaging.frames import AnyFrame, convert_depth
 from dni_deploy.imaging.image_file import read_image
 from dni_deploy.imaging.transparent_frame import join_transparency
 from dni_deploy.session.session import Session
@@ -112,5 +113,5 @@ def _make_slider(
 
 def _encode_png(frame: AnyFrame) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(to_8_bits(frame)).save(buffer, "PNG", compress_level=1)
+    Image.fromarray(convert_depth(frame, np.uint8)).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

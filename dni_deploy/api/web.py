@@ -139,7 +139,7 @@ def web(
         raise UsageError(f"A title has 1 to {MAX_TITLE_LENGTH} characters.")
     members = bundle.members
     shares = Coefficients.parse([1 / len(members)] * len(members) if alpha is None else alpha, members)
-    picture = None if sample is None else read_image(sample, scale=bundle.signature.scale).rgb
+    picture = None if sample is None else read_image(sample, scale=bundle.signature.scale).to_frame()
     report_progress(progress, 0, 3, "reading ONNX Runtime Web")
     runtime_files, origin = read_runtime(None if runtime is None else Path(runtime))
     log.info("the runtime is %s", origin)

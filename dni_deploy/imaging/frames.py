@@ -195,27 +195,38 @@ def round_pixels(pixels: NDArray[np.float32], dtype: DTypeLike = np.uint8) -> ND
     """Rounds pixels half to even and clamps them; for float32 frames it does neither.
 
     Args:
-        pixels: float32 (C, H, W) in 0..white; used as scratch memory.
+        pixels: float32 (3, H, W) in 0..white; used as scratch memory.
         dtype: Of the frame.
 
     Returns:
-        (H, W, C) of that dtype, a fresh array.
+        (H, W, 3) of that dtype, a fresh array.
     """
     dtype = np.dtype(dtype)
     if dtype != np.float32:
         np.rint(pixels, out=pixels)
         np.clip(pixels, 0, WHITE_LEVELS[dtype], out=pixels)
-    out = np.empty((*pixels.shape[1:], len(pixels)), dtype)
+    out = np.empty((*pixels.shape[1:], 3), dtype)
     np.copyto(out, pixels.transpose(1, 2, 0), casting="unsafe")
     return out
 
 
-def to_8_bits(frame: AnyFrame) -> Frame:
-    """Rounds a frame, of 3 channels or 4, to 8 bits, white to white; a frame of 8 bits is returned as it is."""
-    if frame.dtype == np.uint8:
-        return frame.view(np.uint8)
-    factor = np.float32(255.0 / WHITE_LEVELS[frame.dtype])
-    return round_pixels(np.multiply(frame.transpose(2, 0, 1), factor, dtype=np.float32))
+def convert_depth(values: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
+    """Converts the values of a frame, or of its transparency, to another depth, black to black and white to white.
+
+    Args:
+        values: uint8, uint16 or float32, of any shape.
+        dtype: One of these. To an integer one, values are rounded half to even, and clamped.
+
+    Returns:
+        An array of that dtype; `values` itself where it has it.
+    """
+    dtype = np.dtype(dtype)
+    if values.dtype == dtype:
+        return values
+    scaled: NDArray[Any] = values * np.float32(WHITE_LEVELS[dtype] / WHITE_LEVELS[values.dtype])
+    if dtype != np.float32:
+        scaled = np.rint(np.clip(scaled, 0, WHITE_LEVELS[dtype])).astype(dtype)
+    return scaled
 
 
 _FRAME_RULE = "A frame is a uint8, uint16 or float32 array (height, width, 3), RGB"

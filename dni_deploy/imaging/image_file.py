@@ -36,7 +36,7 @@ from dni_deploy.errors import DniError, ImageFileError, InputError, LimitError, 
 from dni_deploy.imaging.color_profile import SRGB, ColorProfile
 from dni_deploy.imaging.embedded import NOTHING_EMBEDDED, Embedded, embed, make_encoder_options, read_embedded
 from dni_deploy.imaging.file_kinds import HEADER_BYTES, JPEG, NETPBM, PNG, RAW, TGA_FOOTER, TIFF, FileKind, identify_file
-from dni_deploy.imaging.frames import WHITE_LEVELS, AnyFrame, Frame
+from dni_deploy.imaging.frames import AnyFrame, Frame, convert_depth
 from dni_deploy.imaging.icc_profile import convert_to_srgb
 from dni_deploy.imaging.image_formats import ImageFormat, output_format
 from dni_deploy.imaging.image_limits import check_image_size
@@ -102,12 +102,12 @@ class ImageFile:
 
     def with_depth(self, dtype: Any) -> ImageFile:
         """Returns the same image at another depth: rounded, and clamped to black and white where the depth has no more."""
-        alpha = None if self.alpha is None else _convert_depth(self.alpha, dtype)
-        return replace(self, rgb=_convert_depth(self.rgb, dtype), alpha=alpha)
+        alpha = None if self.alpha is None else convert_depth(self.alpha, dtype)
+        return replace(self, rgb=convert_depth(self.rgb, dtype), alpha=alpha)
 
     def to_frame(self) -> Frame:
         """Returns the colors at 8 bits, uint8 (H, W, 3)."""
-        frame: NDArray[Any] = _convert_depth(self.rgb, np.uint8)
+        frame: NDArray[Any] = convert_depth(self.rgb, np.uint8)
         return frame
 
 
@@ -450,16 +450,6 @@ def encode_image(image_file: ImageFile, image_format: ImageFormat, options: Mapp
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, image_format.name, **encoder_options)
     return embed(buffer.getvalue(), image_format, color, metadata)
-
-
-def _convert_depth(values: NDArray[Any], dtype: Any) -> NDArray[Any]:
-    if values.dtype == dtype:
-        return values
-    white, new_white = WHITE_LEVELS[values.dtype], WHITE_LEVELS[np.dtype(dtype)]
-    scaled: NDArray[Any] = values * np.float32(new_white / white)
-    if dtype != np.float32:
-        scaled = np.rint(np.clip(scaled, 0, new_white)).astype(dtype)
-    return scaled
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dni_deploy.alpha.coefficients import Coefficients
-from dni_deploy.imaging.frames import to_8_bits
+from dni_deploy.imaging.frames import convert_depth
 
 
 class RenderedFrame(NamedTuple):
@@ -32,7 +32,7 @@ class RenderedFrame(NamedTuple):
         """Shows a notebook the frame and its alpha; without the frame where that is in a GPU's memory."""
         from dni_deploy.imaging.html import format_html  # Pillow, which frames do not need
 
-        picture = to_8_bits(self.output) if isinstance(self.output, np.ndarray) else None
+        picture = convert_depth(self.output, np.uint8) if isinstance(self.output, np.ndarray) else None
         return format_html(repr(self), self.coefficients, picture)
 
 
