@@ -16,7 +16,7 @@ FOUNDATION = {"errors", "_version", "network_controls", "signature", "utils"}
 """Everybody may import these."""
 LIBRARY = {
     "checkpoints", "alpha", "exporters", "bundle", "imaging", "control", "blending", "engines", "video_io", "reports", "tuning",
-    "session", "calibration", "spatial", "compatibility", "latency", "webui", "api",
+    "session", "calibration", "spatial", "compatibility", "latency", "webui", "jobs", "api",
 }  # fmt: skip
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -29,10 +29,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "exporters": set(),
     "bundle": {"checkpoints"},
     "imaging": {"alpha"},
+    "jobs": set(),
     "control": {"alpha"},
     "blending": {"alpha"},
     "engines": {"blending", "bundle", "imaging"},
-    "video_io": {"imaging"},
+    "video_io": {"imaging", "jobs"},
     "reports": {"imaging"},
     "tuning": {"imaging", "reports"},
     "session": {"engines", "blending", "alpha", "bundle", "imaging"},

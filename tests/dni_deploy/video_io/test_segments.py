@@ -36,8 +36,7 @@ def write_segment(
 
 def test_segment_round_trip(tmp_path: Path) -> None:
     segment = write_segment(tmp_path).close()
-    last_alpha = FrameAlphaRecord(0.06, 4, (0.25, 0.75))
-    assert segment == Segment(tmp_path / "000002.segment", 8, 4, 1, last_alpha)
+    assert segment == Segment(tmp_path / "000002.segment", 8, 4, 1)
     assert open_segment(segment.path) == segment
     alphas = tuple(FrameAlphaRecord(pts / 1000, rank + 1, (0.25, 0.75)) for rank, pts in enumerate((0, 20, 40, 60)))
     assert segment.read_footer() == SegmentFooter(((0, 20), (20, 20), (40, 20), (60, 20)), alphas)
