@@ -54,7 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "webui": {"session", "control", "alpha", "video_io", "imaging"},
     "vapoursynth": {"session", "control", "bundle", "imaging"},
     "api": LIBRARY - {"api"},
-    "cli": {"api", "bundle", "blending", "spatial", "imaging", "tuning", "video_io", "webui", "session", "control"},
+    "cli": {"api", "bundle", "blending", "spatial", "imaging", "tuning", "video_io", "webui", "session", "control", "jobs"},
     "dni_deploy": {"api", "session", "bundle", "checkpoints", "alpha", "spatial", "control", "video_io"},
     "__main__": {"cli"},
     "benchmarks": LIBRARY | {"cli", "dni_deploy"},

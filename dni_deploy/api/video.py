@@ -36,6 +36,9 @@ from dni_deploy.video_io.video_file import InputOptions, VideoFile
 
 LOST_HDR_NOTE = "mastering display and light levels (HDR10) are lost: --codec libx265 and .mp4, .mov or .mkv keep them"
 
+NO_KEY_FRAME_REASON = "there is no key frame between that no later frame looks behind"
+FAR_DECODED_REASON = "from the last key frame on other frames are decoded"
+
 
 @dataclass(frozen=True)
 class VideoReport:
@@ -167,7 +170,7 @@ class SegmentMaker:
         session: The open network, or None.
         index: The frames of the video, by which segments are made in any order.
         opening_seconds: Time that opening the network took.
-        notes: How segments were made, where that is not as usual, one phrase each.
+        total_frames: Number of frames that are to be made in all, for the progress.
 
     Thread safety: For one thread.
     """
@@ -178,7 +181,8 @@ class SegmentMaker:
         self.session: Session | None = None
         self.index = FrameIndex((), 0, 0)
         self.opening_seconds = 0.0
-        self.notes: list[str] = []
+        self.total_frames = 0
+        self._far_segments: dict[str, set[int]] = {}  # what was decoded from the beginning, by the reason
         self._generations: list[int] = []
 
     def __enter__(self) -> SegmentMaker:
@@ -187,6 +191,17 @@ class SegmentMaker:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self.session is not None:
             self.session.close()
+
+    @property
+    def notes(self) -> list[str]:
+        """How segments were made, where that is not as usual, one phrase each."""
+        notes = [
+            f"decoded from the beginning of the video: segments {format_numbers(sorted(numbers))}, since {reason}"
+            for reason, numbers in self._far_segments.items()
+        ]
+        if self.index.is_decoded:
+            notes.insert(0, "its packets do not tell its frames: all of it was decoded once for the list of segments")
+        return notes
 
     def make_all(self) -> DroppedFrames:
         """Makes all segments that the job does not have: in one run where there is none yet, else by the index.
@@ -257,19 +272,14 @@ class SegmentMaker:
         for part in unit.split_missing(self.job.stored_segments):
             self._open_session()
             frame_range = FrameRange(self.index, part.first_frame, part.end_frame, from_beginning)
-            if frame_range.find_key_frame() is None and part.first_frame:
-                numbers = format_numbers([part.places[0].number, part.places[-1].number][: len(part.places)])
-                self.notes.append(
-                    f"segments {numbers} were decoded from the beginning of the video: {self._explain(from_beginning)}"
-                )
+            key_frame = frame_range.find_key_frame()
+            # That far there should be another key frame.
+            if part.first_frame > self.job.segment_frames and (key_frame is None or key_frame.rank == 0):
+                reason = FAR_DECODED_REASON if from_beginning else NO_KEY_FRAME_REASON
+                self._far_segments.setdefault(reason, set()).update(place.number for place in part.places)
             if not self._generations:
                 self._generations = self.settings.list_generations(self.index)
-            self._transcode(SegmentRun(frame_range, self._generations[part.first_frame], self.index.frames))
-
-    def _explain(self, from_beginning: bool) -> str:
-        if from_beginning:
-            return "from the key frame before them on it gives other frames"
-        return "it has no key frame before them that later frames do not look behind"
+            self._transcode(SegmentRun(frame_range, self._generations[part.first_frame], self.total_frames))
 
     def _transcode(self, run: SegmentRun | None) -> DroppedFrames:
         settings = self.settings
@@ -300,9 +310,7 @@ class SegmentMaker:
         self.job.keep_segments_of(index)
 
     def _set_index(self, index: FrameIndex) -> None:
-        self.index, self._generations = index, []
-        if index.is_decoded:
-            self.notes.append("its packets do not tell its frames: all of it was decoded once for the list of segments")
+        self.index, self._generations, self.total_frames = index, [], index.frames
 
 
 class IndexReplacedError(InputError):

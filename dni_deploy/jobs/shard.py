@@ -18,6 +18,19 @@ MAX_SHARDS = 100_000
 
 
 @dataclass(frozen=True)
+class JobOptions:
+    """How a command goes on with a job, and how much of it it does.
+
+    Attributes:
+        resume: Resume a run that was stopped; else start again.
+        shard: "K/N" or "join"; None: all of it.
+    """
+
+    resume: bool = True
+    shard: str | None = None
+
+
+@dataclass(frozen=True)
 class Shard:
     """One of several processes that share a job.
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 from av.packet import Packet
 from av.video.stream import VideoStream
 
 from dni_deploy.video_io.frame_index import FrameIndex, KeyFrame
+from dni_deploy.video_io.image_sequence import is_image_sequence, list_frames
 from dni_deploy.video_io.key_frames import KeyFrameChecker
 from dni_deploy.video_io.reader import VideoReader
 from dni_deploy.video_io.video_file import InputOptions, VideoFile, open_container
@@ -33,7 +35,7 @@ def index_by_packets(video_file: VideoFile, options: InputOptions | None = None)
     options = options or InputOptions()
     if options.deinterlace:
         return None
-    packets = _scan_packets(video_file, options)
+    packets = _list_images(video_file) if is_image_sequence(video_file.path) else _scan_packets(video_file, options)
     if packets is None:
         return None
     times = sorted(packets.times)
@@ -64,39 +66,45 @@ def index_by_decoding(video_file: VideoFile, options: InputOptions | None = None
     return FrameIndex(tuple(times), 0, len(times), key_frames, reader.dropped_frames, is_decoded=True)
 
 
-class _ScannedPackets:
+@dataclass
+class _PacketList:
     """What the packets of a video say.
 
     Attributes:
         times: Timestamp of each packet whose frame is shown.
+        exact_key_frames: Of each frame to begin at, timestamp, where to seek, and whether it has parameter sets.
     """
 
-    def __init__(self, stream: VideoStream) -> None:
-        self.times: list[int] = []
-        self._checker = KeyFrameChecker(stream)
-        self._exact_key_frames: list[tuple[int, int, bool]] = []  # timestamp, where to seek, has parameter sets
+    times: list[int] = field(default_factory=list)
+    exact_key_frames: list[tuple[int, int, bool]] = field(default_factory=list)
 
-    def add_packet(self, packet: Packet[Any], pts: int) -> None:
+    def add_packet(self, packet: Packet[Any], pts: int, checker: KeyFrameChecker) -> None:
         if packet.is_discard:  # decoded for the frames behind it, and not shown
             return
         self.times.append(pts)
-        if packet.is_keyframe and self._checker.is_exact(packet):
+        if packet.is_keyframe and checker.is_exact(packet):
             seek_ticks = pts if packet.dts is None else min(pts, packet.dts)
-            self._exact_key_frames.append((pts, seek_ticks, self._checker.has_parameter_sets(packet)))
+            self.exact_key_frames.append((pts, seek_ticks, checker.has_parameter_sets(packet)))
 
     def list_key_frames(self, ranks: dict[int, int]) -> tuple[KeyFrame, ...]:
         """Lists the key frames to begin at. Where some bring parameter sets, which may change, those that do not are none."""
-        is_repeated = any(has_parameter_sets for _, _, has_parameter_sets in self._exact_key_frames[1:])
+        is_repeated = any(has_parameter_sets for _, _, has_parameter_sets in self.exact_key_frames[1:])
         return tuple(
             sorted(
                 KeyFrame(ranks[pts], seek_ticks)
-                for pts, seek_ticks, has_parameter_sets in self._exact_key_frames
+                for pts, seek_ticks, has_parameter_sets in self.exact_key_frames
                 if pts in ranks and (has_parameter_sets or not is_repeated)
             )
         )
 
 
-def _scan_packets(video_file: VideoFile, options: InputOptions, *, skip_damage: bool = False) -> _ScannedPackets | None:
+def _list_images(video_file: VideoFile) -> _PacketList:
+    """Lists the images of a sequence, whose timestamps count them; none of them is read."""
+    times = [video_file.start_pts + number for number in range(len(list_frames(video_file.path)))]
+    return _PacketList(times, [(pts, pts, False) for pts in times])
+
+
+def _scan_packets(video_file: VideoFile, options: InputOptions, *, skip_damage: bool = False) -> _PacketList | None:
     """Reads all packets; None where they are damaged or have no timestamps, or where the clock of the file jumps.
 
     Args:
@@ -110,10 +118,10 @@ def _scan_packets(video_file: VideoFile, options: InputOptions, *, skip_damage: 
     with open_container(video_file.path, options.hwaccel, options.frame_rate) as container:
         stream = container.streams[video_file.stream_index]
         assert isinstance(stream, VideoStream)
-        packets = _ScannedPackets(stream)
+        packets, checker = _PacketList(), KeyFrameChecker(stream)
         for packet in reader.read_packets(container, stream):
             if packet.size and packet.pts is not None and not packet.is_corrupt:
-                packets.add_packet(packet, packet.pts)
+                packets.add_packet(packet, packet.pts, checker)
             elif packet.size and not skip_damage:
                 return None
     return packets if skip_damage or not (reader.dropped_frames or reader.has_gaps) else None

@@ -8,7 +8,7 @@ from typing import Any
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-CLEAN_KEY_FRAME_CODECS = ("mpeg1video", "mpeg2video", "mpeg4", "vp8", "vp9", "av1")
+CLEAN_KEY_FRAME_CODECS = ("mpeg1video", "mpeg2video", "mpeg4", "vp8", "vp9", "av1", "ffv1")
 """Codecs between frames of which none, once decoded from a key frame, looks behind it; frames shown before it are not meant."""
 
 H264_IDR, H264_SEI, H264_SPS = 5, 6, 7

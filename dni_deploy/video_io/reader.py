@@ -201,24 +201,26 @@ class VideoReader:
         for packet in self._seek_key_frame(container, stream, key_frame.seek_ticks, first_pts):
             # What is shown before the key frame may look at frames that were not decoded.
             is_wanted = packet.pts is not None and packet.pts >= first_pts
+            if packet.pts is not None and first_pts <= packet.pts <= last_pts and not packet.is_discard:
+                missing -= 1
             try:
                 frames = decode(packet)
+                if packet.size and missing == 0:
+                    frames += decode(_make_flush_packet(stream))
             except av.error.FFmpegError as error:
                 if isinstance(error, MemoryError):
                     raise LimitError("There is not enough memory to decode the video.") from error
                 if is_wanted:
                     raise self._make_mismatch_error(frame_range.first) from error
                 continue
-            if packet.pts is not None and first_pts <= packet.pts <= last_pts and not packet.is_discard:
-                missing -= 1
-                if missing == 0:
-                    frames += decode(_make_flush_packet(stream))
             for frame in frames:
                 if frame.pts is not None and frame.pts < first_pts:
                     continue
                 if frame.pts is None or frame.is_corrupt or (frame.width, frame.height) != self.video_file.coded_size:
                     raise self._make_mismatch_error(frame_range.first)
                 yield frame, frame.pts, int(frame.duration or 0)
+            if missing == 0:
+                return
 
     def _seek_key_frame(
         self, container: InputContainer, stream: VideoStream, seek_ticks: int, pts: int
