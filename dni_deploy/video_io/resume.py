@@ -369,9 +369,7 @@ def _load_segments(job: VideoJob) -> None:
     for number in numbers:
         path = segment_path(job.folder, number)
         segment = open_segment(path)
-        # Only the last of all may be shorter.
-        is_whole = segment is not None and segment.first_frame == number * job.segment_frames
-        if segment is not None and is_whole and (segment.frames == job.segment_frames or number == numbers[-1]):
+        if segment is not None and segment.first_frame == number * job.segment_frames:
             job.stored_segments[number] = segment
         else:
             job.damaged_segments += 1
