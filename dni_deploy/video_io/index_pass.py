@@ -60,7 +60,8 @@ def index_by_decoding(video_file: VideoFile, options: InputOptions | None = None
     reader = VideoReader(video_file, options=options)
     times = reader.list_times()
     packets = None
-    if not (options.deinterlace or video_file.part is not None or reader.dropped_frames.adjusted_timestamps):
+    # A decoder that met damage may give other frames even behind an intact key frame, so that only all of it is the same again.
+    if not (reader.dropped_frames or reader.dropped_frames.adjusted_timestamps or options.deinterlace or video_file.part):
         packets = _scan_packets(video_file, options, skip_damage=True)
     key_frames = () if packets is None else packets.list_key_frames({pts: rank for rank, pts in enumerate(times)})
     return FrameIndex(tuple(times), 0, len(times), key_frames, reader.dropped_frames, is_decoded=True)
