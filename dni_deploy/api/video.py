@@ -36,8 +36,8 @@ from dni_deploy.video_io.video_file import InputOptions, VideoFile
 
 LOST_HDR_NOTE = "mastering display and light levels (HDR10) are lost: --codec libx265 and .mp4, .mov or .mkv keep them"
 
-NO_KEY_FRAME_REASON = "there is no key frame between that no later frame looks behind"
-FAR_DECODED_REASON = "from the last key frame on other frames are decoded"
+NO_KEY_FRAME_REASON = "no key frame before them is safe to begin at (damage, or periodic intra refresh)"
+FAR_DECODED_REASON = "decoding from the key frame before them gives other frames"
 
 
 @dataclass(frozen=True)
