@@ -20,7 +20,8 @@ def test_four_shards_in_four_processes_are_the_video(tmp_path: Path) -> None:
     source = Clip(frames=60).write(tmp_path / "in.mkv")
 
     def start(output: str, *more: str) -> subprocess.Popen[str]:
-        fixed = "--alpha 0:0.2,1s:0.9,1.5s:0.9 --engine onnxruntime --threads 1 --preset ultrafast -q --segment 4".split()
+        alpha, engine = ["--alpha", "0:0.2, 1s:0.9, 1.5s:0.9"], ["--engine", "onnxruntime", "--threads", "1"]
+        fixed = [*alpha, *engine, "--preset", "ultrafast", "--segment", "4", "-q"]
         arguments = ["video", bundle, os.fspath(source), "-o", os.fspath(tmp_path / output), *fixed, *more]
         return subprocess.Popen([sys.executable, "-m", "dni_deploy", *arguments], stderr=subprocess.PIPE, text=True)
 
