@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # what a type checker sees; importing the standard library's 
     from dni_deploy.api.sweep import sweep as sweep
     from dni_deploy.api.tune import tune as tune
     from dni_deploy.api.video import video as video
+    from dni_deploy.api.video_shards import video_shard as video_shard
     from dni_deploy.api.videos import videos as videos
     from dni_deploy.api.web import web as web
     from dni_deploy.bundle.bundle import Bundle as Bundle
@@ -80,6 +81,7 @@ _NAMES_BY_MODULE = {
     "alpha.timeline": "AlphaSource AlphaTimeline",
     "api.build": "CalibrationOptions",
     "api.serve": "PreviewOptions",
+    "api.video_shards": "video_shard",
     "api.videos": "videos",
     "bundle.bundle": "Bundle",
     "checkpoints.checkpoint": "Checkpoint",

@@ -16,7 +16,7 @@ FOUNDATION = {"errors", "_version", "network_controls", "signature", "utils"}
 """Everybody may import these."""
 LIBRARY = {
     "checkpoints", "alpha", "exporters", "bundle", "imaging", "control", "blending", "engines", "video_io", "reports", "tuning",
-    "session", "calibration", "spatial", "compatibility", "latency", "webui", "website", "api",
+    "session", "calibration", "spatial", "compatibility", "latency", "webui", "website", "jobs", "api",
 }  # fmt: skip
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -29,10 +29,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "exporters": set(),
     "bundle": {"checkpoints"},
     "imaging": {"alpha"},
+    "jobs": set(),
     "control": {"alpha"},
     "blending": {"alpha"},
     "engines": {"blending", "bundle", "imaging"},
-    "video_io": {"imaging"},
+    "video_io": {"imaging", "jobs"},
     "reports": {"imaging"},
     "tuning": {"imaging", "reports"},
     "session": {"engines", "blending", "alpha", "bundle", "imaging"},
@@ -55,7 +56,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "vapoursynth": {"session", "control", "bundle", "imaging"},
     "notebook": {"session", "alpha", "imaging"},
     "api": LIBRARY - {"api"},
-    "cli": {"api", "alpha", "bundle", "blending", "spatial", "imaging", "tuning", "video_io", "webui", "session", "control"},
+    "cli": {
+        "api",
+        "alpha",
+        "bundle",
+        "blending",
+        "spatial",
+        "imaging",
+        "tuning",
+        "video_io",
+        "webui",
+        "session",
+        "control",
+        "jobs",
+    },
     "dni_deploy": {"api", "notebook", "session", "bundle", "checkpoints", "alpha", "spatial", "control", "video_io", "imaging"},
     "__main__": {"cli"},
     "benchmarks": LIBRARY | {"cli", "dni_deploy"},

@@ -4,59 +4,40 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from hashlib import sha256
-from json import dumps
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-import av
-
-from dni_deploy._version import __version__
-from dni_deploy.alpha import source as alpha_input
 from dni_deploy.alpha.coefficients import Alpha, Coefficients
-from dni_deploy.alpha.control_source import ControlSource, open_control_sources
 from dni_deploy.alpha.log import AlphaLog
 from dni_deploy.alpha.timeline import AlphaSource
+from dni_deploy.api.video_settings import SESSION_KEYS, VideoRequest, VideoSettings, check_request
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.errors import (
-    InputError,
-    PartialResultError,
-    UsageError,
-    escape_name,
-)
-from dni_deploy.imaging.frames import AnyFrame, check_signature
-from dni_deploy.imaging.rendered import RenderedFrame
+from dni_deploy.errors import InputError, PartialResultError, escape_name
 from dni_deploy.session.options import SessionOptions
 from dni_deploy.session.session import Session, open_session
-from dni_deploy.session.tiles import render_tiled
 from dni_deploy.spatial.alpha_map import AlphaMapOptions
-from dni_deploy.spatial.video import SpatialVideoSettings
 from dni_deploy.utils.atomic_write import write_file_atomically
 from dni_deploy.utils.progress import OptionalProgress, report_progress
-from dni_deploy.video_io.encoder import EncoderOptions, OutputFormat, choose_output_format, keeps_hdr
-from dni_deploy.video_io.image_sequence import (
-    check_no_frame_exists,
-    find_frame_encoder,
-    fingerprint_frames,
-    is_image_sequence,
-    names_frames,
-    write_frames,
-)
-from dni_deploy.video_io.mux import FRAMES_MUXER, find_muxer, mux_segments, plan_output
+from dni_deploy.video_io.encoder import EncoderOptions, OutputFormat, keeps_hdr
+from dni_deploy.video_io.frame_index import DroppedFrames, FrameIndex, IndexMismatchError
+from dni_deploy.video_io.image_sequence import write_frames
+from dni_deploy.video_io.index_pass import index_by_decoding, make_index
+from dni_deploy.video_io.mux import FRAMES_MUXER, mux_segments
 from dni_deploy.video_io.output_notes import describe_output_format
-from dni_deploy.video_io.pipeline import make_completed_future
-from dni_deploy.video_io.reader import DroppedFrames, SizeChangeError
-from dni_deploy.video_io.resume import VideoJob, fingerprint_file, has_started_log, open_job, remove_published_job
-from dni_deploy.video_io.transcode import FrameFunction, TranscodeSettings, transcode_segments
-from dni_deploy.video_io.video_file import InputOptions, VideoFile, open_video_file
-
-LIVE_ALPHA_DIGEST = "live"
+from dni_deploy.video_io.reader import FrameRange, SizeChangeError
+from dni_deploy.video_io.resume import VideoJob, has_started_log, open_job
+from dni_deploy.video_io.segment_units import SegmentUnit, format_numbers
+from dni_deploy.video_io.transcode import SegmentRun, transcode_segments
+from dni_deploy.video_io.video_file import InputOptions, VideoFile
 
 LOST_HDR_NOTE = "mastering display and light levels (HDR10) are lost: --codec libx265 and .mp4, .mov or .mkv keep them"
+
+NO_KEY_FRAME_REASON = "no key frame before them is safe to begin at (damage, or periodic intra refresh)"
+FAR_DECODED_REASON = "decoding from the key frame before them gives other frames"
 
 
 @dataclass(frozen=True)
@@ -146,161 +127,250 @@ def video(
         PartialResultError: Frames of the video are damaged, and the others were processed.
         DniError: As open_session raises.
     """
-    if alpha is None and alpha_map is None:
-        raise UsageError("Which alpha? Give one (--alpha), or a map of alphas (--alpha-map). Nothing was written.")
-    map_options = AlphaMapOptions(alpha_map) if isinstance(alpha_map, str | os.PathLike) else alpha_map
-    video_path, output_path = Path(source_path), Path(output)
-    log_path = None if alpha_log is None else Path(alpha_log)
-    _check_outputs([video_path] if map_options is None else [video_path, Path(map_options.mask)], output_path, log_path, force)
-    muxer = find_muxer(output_path)
-    encoder, options = encoder or EncoderOptions(), options or SessionOptions()
-    if muxer == FRAMES_MUXER:
-        encoder = encoder.with_default_codec(find_frame_encoder(output_path))
-    else:
-        encoder = encoder.for_muxer(muxer)
-    input_options = input_options or InputOptions()
-    source = open_video_file(video_path, input_options)
-    bundle = Bundle.ensure_open(bundle_path)
-    check_signature(bundle.signature)
-    scale = bundle.signature.scale
-
-    def as_alpha_source(given: Any) -> AlphaSource:
-        return alpha_input.as_alpha_source(given, bundle.members, extrapolate=options.extrapolate, fps=float(source.frame_rate))
-
-    map_settings = (
-        None
-        if map_options is None
-        else SpatialVideoSettings.from_options(map_options, alpha, bundle.members, as_alpha_source, source, scale)
+    request = VideoRequest(
+        bundle_path=bundle_path,
+        source_path=source_path,
+        output=output,
+        alpha=alpha,
+        alpha_map=alpha_map,
+        options=options,
+        tile=tile,
+        overlap=overlap,
+        encoder=encoder,
+        input_options=input_options,
+        alpha_log=alpha_log,
+        force=force,
     )
-    alphas = as_alpha_source(alpha) if map_settings is None else map_settings.black_source
-    controls = open_control_sources(options.controls, bundle.signature.controls, fps=float(source.frame_rate))
-    session_options = replace(options, controls={name: control.at(0.0, 0) for name, control in controls.items()})
-    output_format = choose_output_format(encoder, source, scale, muxer)
-    if source.copied_streams:
-        report_progress(progress, 0, source.frame_count, "checking the other streams")
-    source = source.with_time_jumps()
-    plan = plan_output(output_path, source, encoder, output_format)
-    settings = TranscodeSettings(encoder, output_format, plan.has_global_header, input_options)
-    with open_session(bundle, session_options, alpha=alphas.at(0.0, 0)) as session:
-        description: dict[str, Any] = {
-            "film": fingerprint_frames(video_path) if is_image_sequence(video_path) else fingerprint_file(video_path),
-            "bundle": bundle.digest,
-            "alpha": _digest_alpha_source(alphas),
-            "engine": [session.engine.name, options.precision],
-            "tiles": [tile, overlap],
-            "encoder": {**encoder.to_json(), "pixel format": output_format.pixel_format},
-            "hardware decoder": input_options.hwaccel,
-            "segment": encoder.segment_frames,
-            "container": plan.muxer,
-            "video stream": source.stream_index,
-            "deinterlace": input_options.deinterlace,
-            "part": str(source.part),
-            "versions": {"dni-deploy": __version__, "PyAV": av.__version__},
-        }
-        if controls:
-            description["controls"] = {name: control.to_json() for name, control in sorted(controls.items())}
-        if session.rules is not None:
-            description["rules"] = [rule.to_json() for rule in session.rules.rules]
-        live = _digest_alpha_source(alphas) == LIVE_ALPHA_DIGEST
-        if map_settings is not None:
-            live = live or _digest_alpha_source(map_settings.white_source) == LIVE_ALPHA_DIGEST
-            description["alpha map"] = {**map_settings.to_json(), "white": _digest_alpha_source(map_settings.white_source)}
-        started = time.perf_counter()
-        process_frame = (
-            make_frame_function(session, alphas, tile, overlap)
-            if map_settings is None
-            else map_settings.make_frame_function(session, tile, overlap)
+    settings = check_request(request, progress)
+    started = time.perf_counter()
+    with open_video_job(settings, fresh=fresh or settings.is_live) as job, SegmentMaker(settings, job, progress) as maker:
+        with _remove_useless_job(job):
+            dropped_frames = maker.make_all()
+        return finish_video(maker, dropped_frames, started)
+
+
+def open_video_job(settings: VideoSettings, *, fresh: bool = False, shared: bool = False) -> AbstractContextManager[VideoJob]:
+    """Opens the job of a request; the arguments and errors are those of `open_job`."""
+    return open_job(
+        settings.output_path,
+        settings.description,
+        segment_frames=settings.transcode.encoder.segment_frames,
+        fresh=fresh,
+        shared=shared,
+        unknown=SESSION_KEYS,
+    )
+
+
+class SegmentMaker:
+    """Makes the segments of a job, and opens the network when the first one is needed.
+
+    Attributes:
+        settings: Of the job.
+        job: The job.
+        session: The open network, or None.
+        index: The frames of the video, by which segments are made in any order.
+        opening_seconds: Time that opening the network took.
+        total_frames: Number of frames that are to be made in all, for the progress.
+
+    Thread safety: For one thread.
+    """
+
+    def __init__(self, settings: VideoSettings, job: VideoJob, progress: OptionalProgress = None) -> None:
+        """Prepares; nothing is opened yet."""
+        self.settings, self.job, self._progress = settings, job, progress
+        self.session: Session | None = None
+        self.index = FrameIndex((), 0, 0)
+        self.opening_seconds = 0.0
+        self.total_frames = 0
+        self._far_segments: dict[str, set[int]] = {}  # what was decoded from the beginning, by the reason
+        self._generations: list[int] = []
+
+    def __enter__(self) -> SegmentMaker:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.session is not None:
+            self.session.close()
+
+    @property
+    def notes(self) -> list[str]:
+        """How segments were made, where that is not as usual, one phrase each."""
+        notes = [
+            f"decoded from the beginning of the video: segments {format_numbers(sorted(numbers))}, since {reason}"
+            for reason, numbers in self._far_segments.items()
+        ]
+        if self.index.is_decoded:
+            notes.insert(0, "its packets do not tell its frames: all of it was decoded once for the list of segments")
+        return notes
+
+    def make_all(self) -> DroppedFrames:
+        """Makes all segments that the job does not have: in one run where there is none yet, else by the index.
+
+        Returns:
+            What the video has lost.
+
+        Raises:
+            InputError: No frame can be decoded; and as `transcode_segments`, whose other errors it raises, too.
+        """
+        job = self.job
+        if job.stored_segments:
+            self.load_index()
+            while missing := self.list_missing():
+                with suppress(IndexReplacedError):
+                    self.make_unit(missing[0])
+            return self.collect_dropped_frames()
+        dropped_frames = self._transcode(None)
+        if not job.segments:
+            video_path = escape_name(self.settings.source.path)
+            raise InputError(f"{video_path} holds no frame that can be decoded. Nothing was written.")
+        job.check_has_no_gap()
+        return dropped_frames
+
+    def load_index(self) -> None:
+        """Reads the index that a run before, or another process, has made; else makes it. Segments that differ are forgotten."""
+        source, options = self.settings.source, self.settings.transcode.input_options
+        index = self.job.read_index()
+        if index is None:
+            report_progress(self._progress, 0, source.frame_count, "listing the frames")
+            index = make_index(source, options)
+        self._set_index(index)
+        if self.job.keep_segments_of(index) and not index.is_decoded:
+            # They were decoded, so they are right, and damage changed what the packets promise.
+            self._replace_index()
+
+    def list_missing(self) -> list[SegmentUnit]:
+        """Lists the runs of segments that the job does not have."""
+        return SegmentUnit(tuple(self.index.list_segments(self.job.segment_frames))).split_missing(self.job.stored_segments)
+
+    def make_unit(self, unit: SegmentUnit) -> None:
+        """Makes consecutive segments, from the key frame before them on; whole ones of them are skipped.
+
+        Raises:
+            IndexReplacedError: The video has other frames than its packets promise, and the index was made anew.
+            InputError: The frames cannot be read; and as `transcode_segments`, whose other errors it raises, too.
+        """
+        try:
+            self._make_missing(unit, from_beginning=False)
+        except IndexMismatchError as error:
+            if not self.index.is_decoded:
+                self._replace_index()
+                raise IndexReplacedError(str(error)) from error
+            self._make_missing(unit, from_beginning=True)
+        missing = unit.split_missing(self.job.stored_segments)
+        if missing:
+            raise self.job.make_gap_error(missing[0].first_frame, missing[0].end_frame)
+
+    def collect_dropped_frames(self) -> DroppedFrames:
+        """Returns what the video has lost, as one run over all of it finds it."""
+        if self.index.is_decoded:
+            return self.index.dropped_frames
+        segments = self.job.segments
+        interlaced, pulldown = (sum(getattr(one, name) for one in segments) for name in ("interlaced", "pulldown"))
+        return replace(self.index.dropped_frames, interlaced=interlaced, pulldown=pulldown)
+
+    def _make_missing(self, unit: SegmentUnit, *, from_beginning: bool) -> None:
+        for part in unit.split_missing(self.job.stored_segments):
+            self._open_session()
+            frame_range = FrameRange(self.index, part.first_frame, part.end_frame, from_beginning)
+            key_frame = frame_range.find_key_frame()
+            # That far there should be another key frame.
+            if part.first_frame > self.job.segment_frames and (key_frame is None or key_frame.rank == 0):
+                reason = FAR_DECODED_REASON if from_beginning else NO_KEY_FRAME_REASON
+                self._far_segments.setdefault(reason, set()).update(place.number for place in part.places)
+            if not self._generations:
+                self._generations = self.settings.list_generations(self.index)
+            self._transcode(SegmentRun(frame_range, self._generations[part.first_frame], self.total_frames))
+
+    def _transcode(self, run: SegmentRun | None) -> DroppedFrames:
+        settings = self.settings
+        session = self._open_session()
+        process_frame = settings.make_frame_function(session)
+        return transcode_segments(
+            settings.source, self.job, process_frame, settings.transcode, settings.scale, self._progress, run=run
         )
-        process_frame = move_controls(process_frame, session, controls)
-        with open_job(output_path, description, segment_frames=encoder.segment_frames, fresh=fresh or live) as job:
-            with _remove_useless_job(job):
-                dropped_frames = transcode_segments(source, job, process_frame, settings, scale, progress)
-                if not job.segments:
-                    raise InputError(f"{escape_name(video_path)} holds no frame that can be decoded. Nothing was written.")
-            job.check_has_no_gap()
-            report_progress(progress, job.frames, job.frames, "joining the segments")
-            if log_path is not None:
-                logged = has_started_log(output_path)
-                job.mark_log_started()
-                _write_log(log_path, job, bundle, source.first_number, force or logged)
-            if plan.muxer == FRAMES_MUXER:
-                job.mark_log_started()  # so that the same command may go on where it is stopped between two pictures
-                write_frames(output_path, job.segments, source.first_number)
-            else:
-                with write_file_atomically(output_path, force=force) as temporary:
-                    mux_segments(temporary, plan, job.segments, source, encoder, output_format)
-                    job.mark_published(temporary)
-            job.remove()
-        report = VideoReport(
-            source=os.fspath(video_path),
-            output=os.fspath(output_path),
-            frames=job.frames,
-            resumed_frames=job.resumed_frames,
-            width=output_format.width,
-            height=output_format.height,
-            engine=session.engine.name,
-            engine_reason=session.engine_reason,
-            codec=encoder.codec,
-            seconds=time.perf_counter() - started,
-            notes=(
-                *source.notes,
-                *plan.notes,
-                *_describe_adjustments(source, scale, output_format, encoder.codec, dropped_frames, job),
-                *([] if keeps_hdr(encoder, output_format, muxer) else [LOST_HDR_NOTE]),
-                *_describe_fields(source, dropped_frames, input_options),
-            ),
-        )
+
+    def _open_session(self) -> Session:
+        if self.session is None:
+            started = time.perf_counter()
+            settings = self.settings
+            self.session = open_session(settings.bundle, settings.session_options, alpha=settings.alphas.at(0.0, 0))
+            self.job.complete_description(settings.describe_session(self.session))
+            if self.index.frames:
+                self.job.write_index(self.index)
+            self.opening_seconds = time.perf_counter() - started
+        return self.session
+
+    def _replace_index(self) -> None:
+        """Decodes the whole video for its index."""
+        source = self.settings.source
+        report_progress(self._progress, 0, source.frame_count, "listing the frames by decoding them")
+        index = index_by_decoding(source, self.settings.transcode.input_options)
+        self._set_index(index)
+        self.job.write_index(index)
+        self.job.keep_segments_of(index)
+
+    def _set_index(self, index: FrameIndex) -> None:
+        self.index, self._generations, self.total_frames = index, [], index.frames
+
+
+class IndexReplacedError(InputError):
+    """The frames of the video are others than its packets promise: what was planned by them is to be planned again."""
+
+    kind = "IndexReplacedError"
+
+
+def finish_video(maker: SegmentMaker, dropped_frames: DroppedFrames, started: float) -> VideoReport:
+    """Puts the segments of a job together and removes it.
+
+    Args:
+        maker: It has made all segments that were missing.
+        dropped_frames: What the video has lost.
+        started: When the run began, as time.perf_counter() counts.
+
+    Raises:
+        PartialResultError: Frames of the video are damaged, and the others were processed.
+        LimitError: There is no room.
+        JoinError: The segments cannot be put together; they stay.
+    """
+    settings, job, session = maker.settings, maker.job, maker.session
+    source, encoder, output_format = settings.source, settings.transcode.encoder, settings.transcode.output_format
+    output_path, plan, force = settings.output_path, settings.plan, settings.request.force
+    report_progress(maker._progress, job.frames, job.frames, "joining the segments")
+    if settings.log_path is not None:
+        logged = has_started_log(output_path)
+        job.mark_log_started()
+        _write_log(settings.log_path, job, settings.bundle, source.first_number, force or logged)
+    if plan.muxer == FRAMES_MUXER:
+        job.mark_log_started()  # so that the same command may go on where it is stopped between two pictures
+        write_frames(output_path, job.segments, source.first_number)
+    else:
+        with write_file_atomically(output_path, force=force) as temporary:
+            mux_segments(temporary, plan, job.segments, source, encoder, output_format)
+            job.mark_published(temporary)
+    job.remove()
+    report = VideoReport(
+        source=os.fspath(source.path),
+        output=os.fspath(output_path),
+        frames=job.frames,
+        resumed_frames=job.resumed_frames,
+        width=output_format.width,
+        height=output_format.height,
+        engine=session.engine.name if session is not None else job.stored_description["engine"][0],
+        engine_reason=session.engine_reason if session is not None else "",
+        codec=encoder.codec,
+        seconds=time.perf_counter() - started - maker.opening_seconds,
+        notes=(
+            *source.notes,
+            *plan.notes,
+            *_describe_adjustments(source, settings.scale, output_format, encoder.codec, dropped_frames, job),
+            *([] if keeps_hdr(encoder, output_format, plan.muxer) else [LOST_HDR_NOTE]),
+            *_describe_fields(source, dropped_frames, settings.transcode.input_options),
+            *maker.notes,
+        ),
+    )
     if dropped_frames:
-        raise PartialResultError(_describe_losses(video_path, output_path, report.frames, dropped_frames))
+        raise PartialResultError(_describe_losses(source.path, output_path, report.frames, dropped_frames))
     return report
-
-
-def make_frame_function(
-    session: Session, alphas: AlphaSource, tile: int | None = None, overlap: int | None = None
-) -> FrameFunction:
-    """Makes the function that sets each frame's alpha and begins to render the frame, in tiles if `tile` is given."""
-
-    def process_frame(frame: AnyFrame, seconds: float, number: int) -> Future[RenderedFrame]:
-        session.alpha = alphas.at(seconds, number)
-        if tile is None:
-            return session.submit(frame)
-        return make_completed_future(render_tiled(session, frame, tile, overlap))
-
-    return process_frame
-
-
-def move_controls(process_frame: FrameFunction, session: Session, controls: Mapping[str, ControlSource]) -> FrameFunction:
-    """Makes a function that sets the controls that move, and then does what `process_frame` does."""
-    moving = {name: control for name, control in controls.items() if not control.is_constant}
-    if not moving:
-        return process_frame
-
-    def process_with_controls(frame: AnyFrame, seconds: float, number: int) -> Future[RenderedFrame]:
-        session.controls = {name: control.at(seconds, number) for name, control in moving.items()}
-        return process_frame(frame, seconds, number)
-
-    return process_with_controls
-
-
-def _check_outputs(input_paths: Sequence[Path], output_path: Path, log_path: Path | None, force: bool) -> None:
-    if not output_path.parent.is_dir():
-        raise UsageError(f"The folder {escape_name(output_path.parent)} does not exist. Nothing was written.")
-    if names_frames(output_path) and not force and not has_started_log(output_path):
-        check_no_frame_exists(output_path)
-    for path in (output_path, log_path):
-        if path is None:
-            continue
-        if names_frames(path) and os.path.realpath(path.parent) in {os.path.realpath(film) for film in input_paths}:
-            raise UsageError(f"{escape_name(path.parent)} is the input, too; choose another folder. Nothing was written.")
-        if os.path.realpath(path) in {os.path.realpath(film) for film in input_paths}:
-            raise UsageError(f"{escape_name(path)} is the input, too; choose another output. Nothing was written.")
-        if path.is_dir():
-            raise UsageError(f"{escape_name(path)} is a folder; name a file. Nothing was written.")
-        if os.path.lexists(path) and not force and not (path is log_path and has_started_log(output_path)):
-            remove_published_job(output_path)
-            raise UsageError(f"{escape_name(path)} exists; give --force to replace it. Nothing was written.")
-    if log_path is not None and os.path.realpath(log_path) == os.path.realpath(output_path):
-        raise UsageError(f"{escape_name(log_path)} cannot be the film and its alpha log. Nothing was written.")
 
 
 def _write_log(path: Path, job: VideoJob, bundle: Bundle, first_number: int, force: bool) -> None:
@@ -308,22 +378,6 @@ def _write_log(path: Path, job: VideoJob, bundle: Bundle, first_number: int, for
         for segment in job.segments:
             for number, row in enumerate(segment.read_footer().alphas, first_number + segment.first_frame):
                 log.write(number, row.seconds, row.generation, Coefficients(bundle.members, row.coefficients))
-
-
-def _digest_alpha_source(alphas: AlphaSource) -> str:
-    """Digests an alpha over time for the identity of a video job.
-
-    Args:
-        alphas: The source. Its `kind` is a fixed string, so that a stopped job goes on after the class was renamed.
-
-    Returns:
-        SHA-256 in hex, or LIVE_ALPHA_DIGEST for a source that is steered from outside and never the same again.
-    """
-    to_json = getattr(alphas, "to_json", None)
-    if to_json is None:
-        return LIVE_ALPHA_DIGEST
-    kind = getattr(alphas, "kind", type(alphas).__name__)  # a source from outside may have none
-    return sha256(dumps([kind, to_json()], sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager

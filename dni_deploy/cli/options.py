@@ -32,6 +32,7 @@ OPTION_OBJECTS = {
     "calibration": ("dni_deploy.api.build", "CalibrationOptions"),
     "preview": ("dni_deploy.api.serve", "PreviewOptions"),
     "encoder": ("dni_deploy.video_io.encoder", "EncoderOptions"),
+    "job": ("dni_deploy.jobs.shard", "JobOptions"),
     "input_options": ("dni_deploy.video_io.video_file", "InputOptions"),
 }
 """Parameter of a command -> module and class of the library that holds the command line's values for its fields."""

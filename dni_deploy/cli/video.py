@@ -51,6 +51,7 @@ def _parse_streams(ctx: click.Context, param: click.Parameter, text: str | None)
     dni-deploy video sr.dni in.mp4 -o out.mp4 --alpha show.json --crf 20 --preset medium --alpha-log played.jsonl
     dni-deploy video sr.dni in.mp4 -o try.mp4 --alpha 0.35 --preview 2s@1:23
     dni-deploy video sr.dni a.mp4 b.mp4 -o out/ --alpha 0.35
+    dni-deploy video sr.dni in.mp4 -o out.mp4 --alpha 0.35 --shard 1/4
     dni-deploy video sr.dni frames/ -o out.mp4 --alpha 0.35 --fps 24
     dni-deploy video sr.dni in.mp4 -o frames/%05d.png --alpha 0.35
     dni-deploy video sr.dni in.mov -o out.mov --alpha 0.35 --codec prores_ks
@@ -127,6 +128,12 @@ def _parse_streams(ctx: click.Context, param: click.Parameter, text: str | None)
     help="Number of frames per segment: a stopped run resumes after its last complete segment.",
 )
 @click.option("--resume/--fresh", "resume", default=True, help="Resume a run that was stopped (default), or start again.")
+@click.option(
+    "--shard",
+    metavar="K/N|join",
+    help="Make only the K-th of N shares of the segments, for job arrays and render farms; when all are made, join puts them "
+    "together.",
+)
 @click.option("--alpha-log", type=options.PATH_TYPE, help="Write the time, generation and alpha of every frame to this file.")
 @options.force
 def command(
@@ -141,7 +148,7 @@ def command(
     overlap: int | None,
     encoder: Any,
     input_options: Any,
-    resume: bool,
+    job: Any,
     alpha_log: Path | None,
     force: bool,
 ) -> None:
@@ -169,12 +176,17 @@ def command(
             "overlap": overlap,
             "encoder": encoder,
             "input_options": input_options,
-            "fresh": not resume,
+            "fresh": not job.resume,
             "alpha_log": alpha_log,
             "force": force,
             "progress": progress,
         }
-        if len(sources) > 1 or target.is_dir():
+        if job.shard is not None:
+            if len(sources) > 1 or STANDARD_STREAM in (*videos, output):
+                raise UsageError("--shard is for one video from a file into a file; give each a command of its own.")
+            shard_function = import_optional("dni_deploy.api.video_shards").video_shard
+            reports = [shard_function(bundle, sources[0], target, alpha, shard=job.shard, **arguments)]
+        elif len(sources) > 1 or target.is_dir():
             reports = import_optional("dni_deploy.api.videos").videos(bundle, sources, target, alpha, **arguments)
         else:
             reports = [import_optional("dni_deploy.api.video").video(bundle, sources[0], target, alpha, **arguments)]
@@ -187,17 +199,28 @@ def command(
 
 
 def _print_report(report: Any, *, has_summary: bool) -> None:
-    new_frames = report.frames - report.resumed_frames
-    summary = {
+    if has_summary:
+        new_frames = report.frames - report.resumed_frames
+        took = f"{format_seconds(report.seconds)}, {new_frames / report.seconds:.1f} frames/s"
+        print_summary({**(_summarize_shard(report) if hasattr(report, "shard") else _summarize_video(report)), "took": took})
+    for note in report.notes:
+        click.echo(f"note: {note}", err=True)
+
+
+def _summarize_video(report: Any) -> dict[str, Any]:
+    return {
         "wrote": report.output,
         "size": f"{report.width}x{report.height}, {report.codec}",
         "frames": f"{report.frames}, {report.resumed_frames} of them from the earlier run"
         if report.resumed_frames
         else report.frames,
         "engine": options.format_engine(report.engine, report.engine_reason),
-        "took": f"{format_seconds(report.seconds)}, {new_frames / report.seconds:.1f} frames/s",
     }
-    if has_summary:
-        print_summary(summary)
-    for note in report.notes:
-        click.echo(f"note: {note}", err=True)
+
+
+def _summarize_shard(report: Any) -> dict[str, Any]:
+    return {
+        "shard": report.shard,
+        "segments": f"{report.segments}, in {report.folder}",
+        "frames": f"{report.frames} of {report.video_frames}, {report.resumed_frames} of them from an earlier run",
+    }

@@ -82,12 +82,12 @@ class AlphaMapVideo:
         self._next_number = 0
 
     def read_map(self, number: int) -> AlphaMap:
-        """Reads the map of a frame; the number must be above the last one's.
+        """Reads the map of a frame; one that is not behind the last one begins again with the first.
 
         Raises:
             InputError: The video ends before, or is not gray.
         """
-        if self._frames is None:
+        if self._frames is None or number < self._next_number:
             self._next_number = number
             self._frames = (decoded.rgb for decoded in VideoReader(self.video_file, is_skipped=lambda index: index < number))
         frame = next(islice(self._frames, number - self._next_number, None), None)

@@ -22,6 +22,7 @@ from dni_deploy.imaging.transparency import fill_hidden_colors
 from dni_deploy.video_io.color import ColorConverter
 from dni_deploy.video_io.decoder import DecodeFunction, make_decode_function
 from dni_deploy.video_io.deinterlace import Deinterlacer
+from dni_deploy.video_io.frame_index import DroppedFrames, FrameIndex, IndexMismatchError, KeyFrame
 from dni_deploy.video_io.video_file import InputOptions, VideoFile, open_container
 
 TRUSTED_DURATION_FORMATS = ("matroska", "mov", "flv", "avi")
@@ -55,6 +56,8 @@ class DecodedFrame(NamedTuple):
         duration: Duration in ticks of the source, or 0.
         rgb: uint8 or uint16 (H, W, 3), upright.
         transparency: uint8 or uint16 (H, W), upright; None where the video has none or it was not asked for.
+        is_interlaced: It is marked as interlaced.
+        has_pulldown: It is marked to be shown for three fields.
     """
 
     number: int
@@ -62,35 +65,29 @@ class DecodedFrame(NamedTuple):
     duration: int
     rgb: AnyFrame
     transparency: NDArray[Any] | None = None
+    is_interlaced: bool = False
+    has_pulldown: bool = False
 
 
-@dataclass
-class DroppedFrames:
-    """What a video has lost, and what else was found while it was read.
+@dataclass(frozen=True)
+class FrameRange:
+    """Consecutive frames of a video, by an index of it.
 
     Attributes:
-        has_losses: Whether anything was lost.
-        damaged: Number of packets that could not be decoded and of frames that were damaged.
-        missing: Number of frames that should be there by what the file says, and are not.
-        adjusted_timestamps: Number of timestamps that were absent or not later than the one before, and were set after it.
-        interlaced: Number of frames that are marked as interlaced.
-        pulldown: Number of frames that are marked to be shown for three fields.
+        index: The index.
+        first: Number of the first frame.
+        end: Number of the frame behind the last one.
+        from_beginning: Decode all frames before them, too, whatever key frames there are.
     """
 
-    has_losses: bool = False
-    damaged: int = 0
-    missing: int = 0
-    adjusted_timestamps: int = 0
-    interlaced: int = 0
-    pulldown: int = 0
+    index: FrameIndex
+    first: int
+    end: int
+    from_beginning: bool = False
 
-    @property
-    def frames(self) -> int:
-        """Number of lost frames, about."""
-        return max(self.damaged, self.missing)
-
-    def __bool__(self) -> bool:
-        return self.has_losses
+    def find_key_frame(self) -> KeyFrame | None:
+        """Returns the key frame to begin at; None for the beginning."""
+        return None if self.from_beginning else self.index.find_key_frame(self.first)
 
 
 class VideoReader:
@@ -100,9 +97,11 @@ class VideoReader:
         video_file: The file.
         is_skipped: Tells of the number of a good frame whether it is decoded and not given.
         options: How the file is read.
+        frame_range: The frames that are read, and compared with their index; None: all.
         keeps_depth: Frames of more than 8 bits become uint16; else all are uint8.
         keeps_transparency: Frames have their transparency, and colors under it that nobody sees are replaced.
-        dropped_frames: What was lost; complete after the last frame.
+        dropped_frames: What was lost; complete after the last frame, if all are read.
+        has_gaps: Bytes were skipped between packets, which is a loss where frames are missing there.
 
     Thread safety: For one thread.
     """
@@ -113,44 +112,149 @@ class VideoReader:
         *,
         is_skipped: Callable[[int], bool] = lambda number: False,
         options: InputOptions | None = None,
+        frame_range: FrameRange | None = None,
         keeps_depth: bool = False,
         keeps_transparency: bool = False,
     ) -> None:
         """Prepares to read; see the attributes."""
         self.video_file, self.is_skipped, self.options = video_file, is_skipped, options or InputOptions()
+        self.frame_range = frame_range
         self.keeps_depth, self.keeps_transparency = keeps_depth, keeps_transparency
         self.dropped_frames = DroppedFrames()
+        self.has_gaps = False
         self._last_pts: int | None = None
         self._gap_times: list[int] = []
         self._frame_ticks = max(1, round(1 / (video_file.frame_rate * video_file.time_base)))
+        self._fields_per_tick: Fraction | None = None
 
     def __iter__(self) -> Iterator[DecodedFrame]:
         """Gives every good frame. Damage is counted, not raised.
 
         Raises:
             SizeChangeError: A frame has another size.
+            IndexMismatchError: A frame of the range is not where its index has it; those before it were.
             InputError: The file cannot be opened.
             LimitError: There is not enough memory.
         """
         converter = ColorConverter(self.video_file.color)
         to_rgb = converter.to_deepest_rgb if self.keeps_depth else converter.to_rgb
-        index = 0
+        orientation = self.video_file.orientation
+        for index, frame, pts, duration in self._read_numbered_frames():
+            transparency = converter.read_transparency(frame) if self.keeps_transparency else None
+            rgb: NDArray[Any] = to_rgb(frame)
+            if transparency is not None:
+                rgb = fill_hidden_colors(rgb, transparency)
+                transparency = orientation.apply(transparency)
+            yield DecodedFrame(
+                index, pts, duration, orientation.apply(rgb), transparency, frame.interlaced_frame, self._has_pulldown(frame)
+            )
+
+    def list_times(self) -> list[int]:
+        """Decodes the whole video and returns the timestamp of every good frame; `dropped_frames` is complete then."""
+        return [pts for _, _, pts, _ in self._read_numbered_frames()]
+
+    def _read_numbered_frames(self) -> Iterator[tuple[int, VideoFrame, int, int]]:
+        """Reads the good frames that are not skipped, with their numbers, timestamps and durations."""
         with open_container(self.video_file.path, self.options.hwaccel, self.options.frame_rate) as container:
             stream = container.streams[self.video_file.stream_index]
             assert isinstance(stream, VideoStream)
             stream.thread_type = "AUTO"
+            if stream.codec_context.name in PULLDOWN_CODECS and stream.guessed_rate:
+                self._fields_per_tick = 2 * self.video_file.time_base * Fraction(stream.guessed_rate)
+            if self.frame_range is not None:
+                yield from self._read_range(container, stream, self.frame_range)
+                return
+            count = 0
             for frame, pts, duration in self._cut_part(container, stream):
-                if not self.is_skipped(index):
-                    orientation = self.video_file.orientation
-                    transparency = converter.read_transparency(frame) if self.keeps_transparency else None
-                    rgb: NDArray[Any] = to_rgb(frame)
-                    if transparency is not None:
-                        rgb = fill_hidden_colors(rgb, transparency)
-                        transparency = orientation.apply(transparency)
-                    yield DecodedFrame(index, pts, duration, orientation.apply(rgb), transparency)
-                index += 1
+                if not self.is_skipped(count):
+                    yield count, frame, pts, duration
+                count += 1
         if self.dropped_frames.has_losses and self.video_file.part is None:
-            self.dropped_frames.missing = max(0, self.video_file.frame_count - index)
+            self.dropped_frames.missing = max(0, self.video_file.frame_count - count)
+
+    def _read_range(
+        self, container: InputContainer, stream: VideoStream, frame_range: FrameRange
+    ) -> Iterator[tuple[int, VideoFrame, int, int]]:
+        """Reads the frames of a range, each compared with the index."""
+        index, key_frame = frame_range.index, frame_range.find_key_frame()
+        if key_frame is None:
+            number, frames = 0, self._cut_part(container, stream)
+        else:
+            number = key_frame.rank - index.offset
+            frames = self._read_from_key_frame(container, stream, frame_range, key_frame)
+        for frame, pts, duration in frames:
+            if pts != index.get_time(number):
+                raise self._make_mismatch_error(number)
+            if number >= frame_range.first:
+                yield number, frame, pts, duration
+            number += 1
+            if number == frame_range.end:
+                return
+        raise self._make_mismatch_error(number)
+
+    def _read_from_key_frame(
+        self, container: InputContainer, stream: VideoStream, frame_range: FrameRange, key_frame: KeyFrame
+    ) -> Iterator[tuple[VideoFrame, int, int]]:
+        """Decodes from a key frame to the end of the range, and no packet more than that takes. Any damage is a mismatch."""
+        index = frame_range.index
+        first_pts, last_pts = index.times[key_frame.rank], index.get_time(frame_range.end - 1)
+        missing = index.offset + frame_range.end - key_frame.rank
+        decode = make_decode_function(stream)
+        for packet in self._seek_key_frame(container, stream, key_frame.seek_ticks, first_pts):
+            # What is shown before the key frame may look at frames that were not decoded.
+            is_wanted = packet.pts is not None and packet.pts >= first_pts
+            if packet.pts is not None and first_pts <= packet.pts <= last_pts and not packet.is_discard:
+                missing -= 1
+            try:
+                frames = decode(packet)
+                if packet.size and missing == 0:
+                    frames += decode(_make_flush_packet(stream))
+            except av.error.FFmpegError as error:
+                if isinstance(error, MemoryError):
+                    raise LimitError("There is not enough memory to decode the video.") from error
+                if is_wanted:
+                    raise self._make_mismatch_error(frame_range.first) from error
+                continue
+            for frame in frames:
+                if frame.pts is not None and frame.pts < first_pts:
+                    continue
+                if frame.pts is None or frame.is_corrupt or (frame.width, frame.height) != self.video_file.coded_size:
+                    raise self._make_mismatch_error(frame_range.first)
+                yield frame, frame.pts, int(frame.duration or 0)
+            if missing == 0:
+                return
+
+    def _seek_key_frame(
+        self, container: InputContainer, stream: VideoStream, seek_ticks: int, pts: int
+    ) -> Iterator[Packet[VideoStream]]:
+        """Reads the packets of the stream from a key frame on.
+
+        Raises:
+            IndexMismatchError: The file cannot be read from there, or has a damaged packet.
+        """
+        is_found = False
+        try:
+            container.seek(seek_ticks, stream=stream)
+            for packet in container.demux(stream):
+                is_found |= packet.is_keyframe and packet.pts == pts
+                if packet.is_corrupt if is_found else not packet.size:
+                    break
+                if is_found:
+                    yield packet
+                elif packet.is_keyframe and packet.pts is not None and packet.pts > pts:
+                    break
+            else:
+                return
+        except av.error.FFmpegError as error:
+            if isinstance(error, MemoryError):
+                raise LimitError("There is not enough memory to decode the video.") from error
+        raise IndexMismatchError(f"{escape_name(self.video_file.path)} could not be read from one of its key frames on.")
+
+    def _make_mismatch_error(self, number: int) -> IndexMismatchError:
+        return IndexMismatchError(
+            f"Frame {number} of {escape_name(self.video_file.path)} is not where it was when the list of its frames was made; "
+            "if the video changed meanwhile, begin again with --fresh."
+        )
 
     def _cut_part(self, container: InputContainer, stream: VideoStream) -> Iterator[tuple[VideoFrame, int, int]]:
         """Reads the frames of the part, from the key frame before it where the format has an index."""
@@ -176,7 +280,8 @@ class VideoReader:
             if (frame.width, frame.height) != self.video_file.coded_size:
                 raise SizeChangeError(self._format_size_change(frame, index))
             pts = self._fix_timestamp(frame)
-            self._count_fields(frame, stream)
+            self.dropped_frames.interlaced += frame.interlaced_frame
+            self.dropped_frames.pulldown += self._has_pulldown(frame)
             if deinterlacer is None:
                 yield frame, pts, int(frame.duration or 0)
             else:
@@ -184,26 +289,41 @@ class VideoReader:
         if deinterlacer is not None:
             yield from deinterlacer.flush()
 
-    def _count_fields(self, frame: VideoFrame, stream: VideoStream) -> None:
-        self.dropped_frames.interlaced += frame.interlaced_frame
-        if stream.codec_context.name in PULLDOWN_CODECS and stream.guessed_rate and frame.duration:
-            fields = 2 * frame.duration * self.video_file.time_base * stream.guessed_rate
-            self.dropped_frames.pulldown += round(fields) == 3
+    def _has_pulldown(self, frame: VideoFrame) -> bool:
+        rate = self._fields_per_tick
+        return rate is not None and bool(frame.duration) and round(frame.duration * rate) == 3
 
     def _read_good_frames(self, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-        end = Fraction(0)
         decode = make_decode_function(stream)
-        gap_detector = _GapDetector() if "matroska" in container.format.name else None
-        for packet in self._read_packets(container):
-            end = max(end, _packet_end_time(packet))
-            if gap_detector is not None and gap_detector.has_gap_before(packet, stream.index):
-                self._gap_times.append(packet.pts or 0)
-            if packet.stream.index != stream.index:
-                continue
+        for packet in self.read_packets(container, stream):
             if packet.is_corrupt and packet.pos not in self.video_file.time_jumps.unproven_damage:
                 self._count_damage()
                 continue
             yield from self._decode_packet(packet, decode)
+
+    def read_packets(self, container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
+        """Reads the packets of the stream, timestamps corrected, and finds what the file has lost without decoding.
+
+        All streams that have timestamps are read. Places that cannot be read are skipped.
+
+        Raises:
+            LimitError: There is not enough memory.
+        """
+        timed = [other for other in container.streams if other.type in TIMED_STREAM_TYPES]
+        correct_timestamps = self.video_file.time_jumps.make_correction()
+        gap_detector = _GapDetector() if "matroska" in container.format.name else None
+        end = Fraction(0)
+        for packet in demux_past_errors(container, timed):
+            if packet is None:
+                self.dropped_frames.has_losses = True
+                continue
+            correct_timestamps(packet)
+            end = max(end, _packet_end_time(packet))
+            if gap_detector is not None and gap_detector.has_gap_before(packet, stream.index):
+                self._gap_times.append(packet.pts or 0)
+                self.has_gaps = True
+            if packet.stream.index == stream.index:
+                yield packet
         if self.video_file.part is None and (
             _has_frames_beyond_end(container, stream, self.video_file) or _ends_early(container, end, self.video_file)
         ):
@@ -212,17 +332,6 @@ class VideoReader:
     def _count_damage(self) -> None:
         self.dropped_frames.has_losses = True
         self.dropped_frames.damaged += 1
-
-    def _read_packets(self, container: InputContainer) -> Iterator[Packet[Any]]:
-        """Reads every packet of every stream that has timestamps; places that cannot be read are skipped."""
-        timed = [stream for stream in container.streams if stream.type in TIMED_STREAM_TYPES]
-        correct_timestamps = self.video_file.time_jumps.make_correction()
-        for packet in demux_past_errors(container, timed):
-            if packet is None:
-                self.dropped_frames.has_losses = True
-            else:
-                correct_timestamps(packet)
-                yield packet
 
     def _decode_packet(self, packet: Packet[Any], decode: DecodeFunction) -> Iterator[VideoFrame]:
         try:
@@ -267,6 +376,13 @@ class VideoReader:
             f"at frame {index} ({seconds:.3f} s), and a video has one size; cut it there and process the parts. "
             f"{index} frames were done, nothing was written."
         )
+
+
+def _make_flush_packet(stream: VideoStream) -> Packet[VideoStream]:
+    """Makes the packet after which a decoder gives all that it still has."""
+    packet: Packet[Any] = Packet()
+    packet.stream = stream
+    return packet
 
 
 def demux_past_errors(container: InputContainer, streams: Sequence[Stream]) -> Iterator[Packet[Any] | None]:

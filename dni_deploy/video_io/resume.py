@@ -6,22 +6,24 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping, Set
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Iterator, Mapping, Set
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from dni_deploy.errors import BusyError, InputError, LimitError, UsageError, escape_name
+from dni_deploy.jobs.manifest import ROWS_NAME
 from dni_deploy.utils.atomic_write import DISK_FULL_ERRNOS, sync_folder, write_bytes, write_bytes_atomically
 from dni_deploy.utils.file_lock import try_lock
 from dni_deploy.utils.text_file import open_file
-from dni_deploy.video_io.segments import FrameAlphaRecord, Segment, SegmentWriter, open_segment, segment_path
+from dni_deploy.video_io.frame_index import FrameIndex, SegmentPlace
+from dni_deploy.video_io.segments import Segment, SegmentWriter, open_segment, segment_path
 
 JOB_FOLDER_SUFFIX = ".dni-part"
 JOB_FILE_NAME, LOCK_FILE_NAME, LOG_STARTED_FILE_NAME = "job.json", "lock", "logged"
-PUBLISHED_FILE_NAME = "published.json"
+PUBLISHED_FILE_NAME, INDEX_FILE_NAME = "published.json", "index.json"
 JOB_SCHEMA_VERSION = 3
 """1: color was converted in another way, so that segments of both would show where they meet. 2: timestamps that jump were not
 corrected."""
@@ -30,8 +32,8 @@ BEFORE_DESCRIPTION_NAME = re.compile(r"lock|published\.json|\.job\.json\..*\.par
 """What is in a job folder whose run was killed before it had a description, or while it was removed."""
 
 OWN_NAME = re.compile(
-    r"(job|published)\.json|lock|logged|\d{6}\.segment(\.damaged)?|\d{6}\.(\d+-[0-9a-f]{8}\.)?part|"
-    r"\.(job|published)\.json\..*\.part\.json"
+    r"(job|published|index)\.json|lock|logged|\d{6}\.segment(\.damaged)?|\d{6}\.(\d+-[0-9a-f]{8}\.)?part|done-.*\.jsonl|"
+    r"\.(job|published|index)\.json\..*\.part\.json"
 )
 """What this program writes into a job folder. It removes nothing else from it."""
 
@@ -51,6 +53,9 @@ class VideoJob:
     Attributes:
         folder: The folder.
         segment_frames: Number of frames of every segment but the last.
+        description: Everything that the segments depend on, as far as it was known when the job was opened.
+        stored_description: What the job folder says of all else that they depend on; empty for a new job.
+        is_shared: Other processes may work at the job, so that nothing of theirs is moved or removed.
         stored_segments: Whole segments by their number, of this run and of those before it. There may be gaps.
         resumed_frames: Number of frames that were there when the job was resumed.
         damaged_segments: Number of segments that could not be read then, and are made again.
@@ -58,6 +63,9 @@ class VideoJob:
 
     folder: Path
     segment_frames: int
+    description: dict[str, Any] = field(default_factory=dict)
+    stored_description: dict[str, Any] = field(default_factory=dict)
+    is_shared: bool = False
     stored_segments: dict[int, Segment] = field(default_factory=dict)
     resumed_frames: int = 0
     damaged_segments: int = 0
@@ -72,6 +80,20 @@ class VideoJob:
         """Number of frames in whole segments."""
         return sum(segment.frames for segment in self.stored_segments.values())
 
+    def complete_description(self, fields: Mapping[str, Any]) -> None:
+        """Adds what was not known when the job was opened to its description, and writes it if the job is new.
+
+        Raises:
+            UsageError: The job was made with something else.
+        """
+        path = self.folder / JOB_FILE_NAME
+        description = {**self.description, **json.loads(json.dumps(fields))}
+        if _read_description(path) is None:
+            # Whole or not at all, so that a folder with segments always has a description.
+            with suppress(UsageError) if self.is_shared else nullcontext():  # another process was faster
+                write_bytes_atomically(path, json.dumps(description, indent=1).encode(), force=not self.is_shared)
+        _check_is_equal(self.folder, _read_description(path) or {}, description)
+
     def check_has_no_gap(self) -> None:
         """Checks that the segments follow each other.
 
@@ -81,16 +103,57 @@ class VideoJob:
         expected = 0
         for segment in self.segments:
             if segment.first_frame != expected:
-                raise InputError(
-                    f"Frames {expected} to {segment.first_frame - 1} of the video could not be read this time; later ones are done "
-                    f"and kept in {escape_name(self.folder)}. Give the same command again, or --fresh."
-                )
+                raise self.make_gap_error(expected, segment.first_frame)
             expected += segment.frames
 
-    def has_frame(self, number: int) -> bool:
-        """Tells whether a frame is in a whole segment."""
-        segment = self.stored_segments.get(number // self.segment_frames)
-        return segment is not None and number - segment.first_frame < segment.frames
+    def make_gap_error(self, first: int, end: int) -> InputError:
+        """Makes the error that says that frames could not be read."""
+        return InputError(
+            f"Frames {first} to {end - 1} of the video could not be read this time; others are done and kept in "
+            f"{escape_name(self.folder)}. Give the same command again, or --fresh."
+        )
+
+    def load_segments(self, places: Collection[SegmentPlace], index: FrameIndex) -> None:
+        """Loads those segments at some places that are whole and have the frames of the index.
+
+        Others are forgotten, and become whole when they are made again.
+        """
+        for place in places:
+            segment = open_segment(segment_path(self.folder, place.number))
+            times = index.list_times(place.first_frame, place.frames)
+            if segment is not None and segment.first_frame == place.first_frame and segment.has_times(times):
+                self.stored_segments[place.number] = segment
+            else:
+                self.stored_segments.pop(place.number, None)
+
+    def keep_segments_of(self, index: FrameIndex) -> bool:
+        """Forgets the segments that do not have the frames of the index; returns whether there were any.
+
+        Those whose timestamps differ were made before the video turned out to have other frames.
+        """
+        places = {place.number: place for place in index.list_segments(self.segment_frames)}
+        kept = {}
+        for number, segment in self.stored_segments.items():
+            place = places.get(number)
+            if place is not None and segment.has_times(index.list_times(place.first_frame, place.frames)):
+                kept[number] = segment
+        is_changed = len(kept) < len(self.stored_segments)
+        self.stored_segments = kept
+        self.resumed_frames = min(self.resumed_frames, self.frames)
+        return is_changed
+
+    def read_index(self) -> FrameIndex | None:
+        """Reads the index of the video that a run before, or another process, made; None where there is none."""
+        path = self.folder / INDEX_FILE_NAME
+        try:
+            return FrameIndex.from_json(json.loads(path.read_bytes())) if stat.S_ISREG(os.lstat(path).st_mode) else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def write_index(self, index: FrameIndex) -> None:
+        """Stores the index of the video. Every process makes the same one."""
+        data = json.dumps(index.to_json(), separators=(",", ":")).encode()
+        write_bytes_atomically(self.folder / INDEX_FILE_NAME, data, force=True)
 
     def begin_segment(self, first_frame: int) -> SegmentWriter:
         """Creates the segment that begins with a frame, to be filled."""
@@ -99,11 +162,6 @@ class VideoJob:
     def add_segment(self, segment: Segment) -> None:
         """Adds a segment that is whole."""
         self.stored_segments[segment.first_frame // self.segment_frames] = segment
-
-    def find_last_alpha(self, number: int) -> FrameAlphaRecord | None:
-        """Returns what the frame before was rendered with, if that one is the last of a whole segment."""
-        segment = self.stored_segments.get((number - 1) // self.segment_frames)
-        return segment.last_alpha if segment is not None and segment.first_frame + segment.frames == number else None
 
     def mark_log_started(self) -> None:
         """Records that an alpha log at its path may be of this job, so that a resumed run may replace it."""
@@ -161,16 +219,27 @@ def fingerprint_file(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def open_job(output: Path, description: Mapping[str, Any], *, segment_frames: int, fresh: bool = False) -> Iterator[VideoJob]:
+def open_job(
+    output: Path,
+    description: Mapping[str, Any],
+    *,
+    segment_frames: int,
+    fresh: bool = False,
+    shared: bool = False,
+    unknown: Collection[str] = (),
+) -> Iterator[VideoJob]:
     """Opens the job for an output: a new one, or the one that was stopped where its description is the same.
 
-    Nobody else can work at the same output meanwhile. The folder stays; whoever finishes the job removes it.
+    Nobody else can work at the same output meanwhile, or only those that share it. The folder stays; whoever finishes the job
+    removes it.
 
     Args:
         output: The path of the output.
         description: Everything that the segments depend on, as JSON.
         segment_frames: Number of frames of a segment.
         fresh: Discard a stopped job.
+        shared: Others may work at it in the same way. The job then has no segments before `VideoJob.load_segments`.
+        unknown: What is missing in the description. `VideoJob.complete_description` adds it before the first segment is made.
 
     Yields:
         The job.
@@ -191,8 +260,17 @@ def open_job(output: Path, description: Mapping[str, Any], *, segment_frames: in
     except OSError as error:
         kind = LimitError if error.errno in DISK_FULL_ERRNOS else InputError
         raise kind(f"The job folder {escape_name(folder)} cannot be made ({error.strerror}). Nothing was written.") from error
-    with _hold_lock(lock, output):
-        yield _resume_or_create(VideoJob(folder, segment_frames), json.loads(json.dumps(description)), fresh)
+    with _hold_lock(lock, output, shared=shared):
+        job = VideoJob(
+            folder, segment_frames, {"schema": JOB_SCHEMA_VERSION, **json.loads(json.dumps(description))}, is_shared=shared
+        )
+        _resume_or_create(job, fresh, unknown)
+        yield job
+
+
+def is_stopped_job(output: Path) -> bool:
+    """Tells whether there is a job folder with a description for an output."""
+    return _read_description(job_folder_path(output) / JOB_FILE_NAME) is not None
 
 
 def _open_lock(folder: Path) -> int:
@@ -200,18 +278,18 @@ def _open_lock(folder: Path) -> int:
 
 
 @contextmanager
-def _hold_lock(descriptor: int, output: Path) -> Iterator[None]:
-    """Keeps other runs away; closes the descriptor at the end."""
+def _hold_lock(descriptor: int, output: Path, *, shared: bool = False) -> Iterator[None]:
+    """Keeps other runs away, or those that do not share the job; closes the descriptor at the end."""
     try:
-        _lock_job(descriptor, output)
+        _lock_job(descriptor, output, shared)
         yield
     finally:
         with suppress(OSError):  # nothing was written through it
             os.close(descriptor)
 
 
-def _lock_job(descriptor: int, output: Path) -> None:
-    if not try_lock(descriptor):
+def _lock_job(descriptor: int, output: Path, shared: bool) -> None:
+    if not try_lock(descriptor, shared=shared):
         raise BusyError(f"Another run is writing {escape_name(output)} at this moment; wait for it, or name another output.")
 
 
@@ -240,23 +318,27 @@ def _check_is_job_folder(folder: Path) -> None:
         )
 
 
-def _resume_or_create(job: VideoJob, description: dict[str, Any], fresh: bool) -> VideoJob:
-    path = job.folder / JOB_FILE_NAME
-    description = {"schema": JOB_SCHEMA_VERSION, **description}
-    stopped = None if fresh else _read_description(path)
-    if stopped == description:
-        _load_segments(job)
-        return job
+def _resume_or_create(job: VideoJob, fresh: bool, unknown: Collection[str]) -> None:
+    stopped = None if fresh else _read_description(job.folder / JOB_FILE_NAME)
     if stopped is not None:
-        differing = sorted(key for key in description.keys() | stopped.keys() if description.get(key) != stopped.get(key))
+        job.stored_description = {key: stopped.pop(key) for key in unknown if key in stopped}
+        _check_is_equal(job.folder, stopped, job.description)
+        if not job.is_shared:
+            _load_segments(job)
+        return
+    if not job.is_shared:
+        _remove_own_files(job.folder, {LOCK_FILE_NAME})
+    if not unknown:
+        job.complete_description({})
+
+
+def _check_is_equal(folder: Path, stopped: Mapping[str, Any], description: Mapping[str, Any]) -> None:
+    differing = sorted(key for key in description.keys() | stopped.keys() if description.get(key) != stopped.get(key))
+    if differing:
         raise UsageError(
-            f"{escape_name(job.folder)} holds a stopped job that differs in: {escape_name(', '.join(differing))}. "
+            f"{escape_name(folder)} holds a stopped job that differs in: {escape_name(', '.join(differing))}. "
             "Give the same again to resume it, or --fresh to discard it."
         )
-    _remove_own_files(job.folder, {LOCK_FILE_NAME})
-    # Whole or not at all, so that a folder with segments always has a description.
-    write_bytes_atomically(path, json.dumps(description, indent=1).encode(), force=True)
-    return job
 
 
 def _read_description(path: Path) -> dict[str, Any] | None:
@@ -276,15 +358,14 @@ def _load_segments(job: VideoJob) -> None:
     for number in numbers:
         path = segment_path(job.folder, number)
         segment = open_segment(path)
-        # Only the last of all may be shorter.
-        is_whole = segment is not None and segment.first_frame == number * job.segment_frames
-        if segment is not None and is_whole and (segment.frames == job.segment_frames or number == numbers[-1]):
+        if segment is not None and segment.first_frame == number * job.segment_frames:
             job.stored_segments[number] = segment
         else:
             job.damaged_segments += 1
             os.replace(path, path.with_name(f"{path.name}.damaged"))
     job.resumed_frames = job.frames
-    kept = {JOB_FILE_NAME, LOCK_FILE_NAME, LOG_STARTED_FILE_NAME}
+    kept = {JOB_FILE_NAME, LOCK_FILE_NAME, LOG_STARTED_FILE_NAME, INDEX_FILE_NAME}
+    kept |= {entry.name for entry in os.scandir(job.folder) if ROWS_NAME.fullmatch(entry.name)}
     _remove_own_files(job.folder, kept | {segment.path.name for segment in job.segments})
 
 

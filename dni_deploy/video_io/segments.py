@@ -11,7 +11,7 @@ import os
 import secrets
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 
 from av.packet import Packet
 
-from dni_deploy.errors import EngineError
+from dni_deploy.errors import EngineError, escape_name
 from dni_deploy.utils.atomic_write import sync_folder
 from dni_deploy.utils.text_file import open_file
 
@@ -90,14 +90,16 @@ class Segment:
         first_frame: Number of its first frame in the video.
         frames: Number of frames.
         delay: By how many packets decoding is ahead of showing.
-        last_alpha: What the last frame was rendered with.
+        interlaced: Number of frames of the source that are marked as interlaced.
+        pulldown: Number of them that are marked to be shown for three fields.
     """
 
     path: Path
     first_frame: int
     frames: int
     delay: int
-    last_alpha: FrameAlphaRecord
+    interlaced: int = 0
+    pulldown: int = 0
 
     def read_footer(self) -> SegmentFooter:
         """Reads times and alphas of the frames.
@@ -111,15 +113,38 @@ class Segment:
         return SegmentFooter(times, tuple(_parse_alpha_record(row) for row in footer["alphas"]))
 
     def read_packets(self) -> Iterator[EncodedPacket]:
-        """Reads every packet in decoding order, from a file that was checked when the segment was opened; errors as read_footer."""
+        """Reads every packet in decoding order, and checks the digest of the file once more.
+
+        Raises:
+            ValueError: The file is not what it was when the segment was opened; known after the last packet.
+            InputError: It cannot be read.
+        """
         with open_file(self.path, "segment") as file:
+            digest = sha256()
+
+            def read(size: int) -> bytes:
+                data = file.read(size)
+                digest.update(data)
+                return data
+
             for _ in range(self.frames):
-                pts, flags, size = PACKET_HEADER.unpack(file.read(PACKET_HEADER.size))
-                data, transparency = file.read(size), None
+                pts, flags, size = PACKET_HEADER.unpack(read(PACKET_HEADER.size))
+                data, transparency = read(size), None
                 if flags & HAS_TRANSPARENCY:
-                    _, _, size = PACKET_HEADER.unpack(file.read(PACKET_HEADER.size))
-                    transparency = file.read(size)
+                    _, _, size = PACKET_HEADER.unpack(read(PACKET_HEADER.size))
+                    transparency = read(size)
                 yield EncodedPacket(pts, bool(flags & KEY_FRAME), data, transparency)
+            rest = file.read()
+            digest.update(rest[:-DIGEST_BYTES])
+            if rest[-DIGEST_BYTES:] != digest.digest():
+                raise ValueError(f"{escape_name(self.path.name)} is not what was written")
+
+    def has_times(self, times: Sequence[int]) -> bool:
+        """Tells whether its frames have these timestamps, in ticks."""
+        try:
+            return [pts for pts, _ in self.read_footer().frame_times] == list(times)
+        except (OSError, struct.error, ValueError, KeyError):  # InputError is a ValueError
+            return False
 
 
 class SegmentWriter:
@@ -145,16 +170,21 @@ class SegmentWriter:
         self._packet_pts: list[int] = []
         self._frame_times: list[tuple[int, int]] = []
         self._alphas: list[FrameAlphaRecord] = []
+        self._marks = {"interlaced": 0, "pulldown": 0}
 
     @property
     def frames(self) -> int:
         """Number of frames that were added."""
         return len(self._frame_times)
 
-    def add_frame(self, pts: int, duration: int, alpha: FrameAlphaRecord) -> None:
-        """Records a frame that was given to the encoder; times are in ticks."""
+    def add_frame(
+        self, pts: int, duration: int, alpha: FrameAlphaRecord, *, is_interlaced: bool = False, has_pulldown: bool = False
+    ) -> None:
+        """Records a frame that was given to the encoder; times are in ticks, and the marks are those of the source."""
         self._frame_times.append((pts, duration))
         self._alphas.append(alpha)
+        self._marks["interlaced"] += is_interlaced
+        self._marks["pulldown"] += has_pulldown
 
     def add_packet(self, packet: Packet[Any]) -> None:
         """Writes a packet of the encoder."""
@@ -188,7 +218,8 @@ class SegmentWriter:
             )
         ranks = {pts: rank for rank, (pts, _) in enumerate(self._frame_times)}
         delay = max(position - ranks[pts] for position, pts in enumerate(self._packet_pts))
-        fields = {"first": self._first_frame, "delay": delay, "times": self._frame_times, "alphas": self._alphas}
+        marks = {name: count for name, count in self._marks.items() if count}
+        fields = {"first": self._first_frame, "delay": delay, "times": self._frame_times, "alphas": self._alphas, **marks}
         footer = json.dumps(fields, separators=(",", ":")).encode()
         self._write(footer)
         self._write(FOOTER_LENGTH.pack(len(footer)))
@@ -198,7 +229,7 @@ class SegmentWriter:
         self._file.close()
         os.replace(self._temporary_path, self._final_path)
         sync_folder(self._final_path.parent)
-        return Segment(self._final_path, self._first_frame, self.frames, delay, self._alphas[-1])
+        return Segment(self._final_path, self._first_frame, self.frames, delay, **self._marks)
 
     def discard(self) -> None:
         """Removes the file."""
@@ -231,8 +262,8 @@ def open_segment(path: Path) -> Segment | None:
             if remaining or file.read() != digest.digest():
                 return None
             footer = _read_footer_json(file, size)
-        last_alpha = _parse_alpha_record(footer["alphas"][-1])
-        return Segment(path, footer["first"], len(footer["times"]), footer["delay"], last_alpha)
+        marks = {name: footer.get(name, 0) for name in ("interlaced", "pulldown")}
+        return Segment(path, footer["first"], len(footer["times"]), footer["delay"], **marks)
     except (OSError, struct.error, ValueError, KeyError, IndexError):
         return None
 

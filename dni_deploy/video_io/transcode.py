@@ -20,8 +20,9 @@ from dni_deploy.utils.atomic_write import DISK_FULL_ERRNOS
 from dni_deploy.utils.progress import OptionalProgress, report_progress
 from dni_deploy.video_io.color import component_bits, has_transparency
 from dni_deploy.video_io.encoder import Encoder, EncoderOptions, OutputFormat
+from dni_deploy.video_io.frame_index import DroppedFrames
 from dni_deploy.video_io.pipeline import PipelineLimits, run_pipeline
-from dni_deploy.video_io.reader import DecodedFrame, DroppedFrames, VideoReader
+from dni_deploy.video_io.reader import DecodedFrame, FrameRange, VideoReader
 from dni_deploy.video_io.resume import VideoJob
 from dni_deploy.video_io.segments import FrameAlphaRecord, SegmentWriter
 from dni_deploy.video_io.video_file import InputOptions, VideoFile
@@ -56,6 +57,8 @@ class ProcessedFrame(NamedTuple):
         rgb: uint8 or uint16 (H, W, 3).
         alpha: What it was rendered with.
         transparency: uint8 or uint16 (H, W), or None.
+        is_interlaced: As in DecodedFrame.
+        has_pulldown: As in DecodedFrame.
     """
 
     number: int
@@ -64,6 +67,8 @@ class ProcessedFrame(NamedTuple):
     rgb: AnyFrame
     alpha: FrameAlphaRecord
     transparency: NDArray[Any] | None = None
+    is_interlaced: bool = False
+    has_pulldown: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,21 @@ class TranscodeSettings:
     input_options: InputOptions = field(default_factory=InputOptions)
 
 
+@dataclass(frozen=True)
+class SegmentRun:
+    """Consecutive segments that are made by themselves.
+
+    Attributes:
+        frame_range: Their frames.
+        first_generation: Generation of the first frame, as a run from the beginning counts.
+        total: Number of frames of the whole job, for its progress.
+    """
+
+    frame_range: FrameRange
+    first_generation: int = 1
+    total: int = 0
+
+
 def transcode_segments(
     video_file: VideoFile,
     job: VideoJob,
@@ -90,8 +110,10 @@ def transcode_segments(
     settings: TranscodeSettings,
     scale: int,
     progress: OptionalProgress = None,
+    *,
+    run: SegmentRun | None = None,
 ) -> DroppedFrames:
-    """Makes the segments that the job does not have yet. Whole segments stay in the job, whatever ends the run.
+    """Makes segments. Whole segments stay in the job, whatever ends the run.
 
     Args:
         video_file: The input.
@@ -100,11 +122,13 @@ def transcode_segments(
         settings: How the output is made.
         scale: The output is that many times as wide and high.
         progress: Gets frames per second and the remaining time.
+        run: Which segments; None: all, from the beginning to wherever the video ends.
 
     Returns:
-        What the input has lost.
+        What the input has lost, where all of it was read.
 
     Raises:
+        IndexMismatchError: The frames are not those of the index of the run; those of whole segments are.
         InputError: A frame has another size, or the job folder cannot be written (JobFolderError).
         LimitError: A frame is too large, or there is no room on the disk.
         EngineError: The network or the encoder gave something else than it should.
@@ -112,7 +136,7 @@ def transcode_segments(
     """
     reader = VideoReader(
         video_file,
-        is_skipped=job.has_frame,
+        frame_range=None if run is None else run.frame_range,
         options=settings.input_options,
         keeps_depth=True,
         keeps_transparency=has_transparency(VideoFormat(settings.output_format.pixel_format)),
@@ -123,29 +147,34 @@ def transcode_segments(
         _choose_queue_length(frame_bytes), _choose_queue_length(frame_bytes * scale * scale), THREAD_JOIN_TIMEOUT_S
     )
     output_shape = (video_file.height * scale, video_file.width * scale, 3)
-    generation_offset, next_number = 0, -1
-    progress_meter = _ProgressMeter(job.resumed_frames, video_file.frame_count, progress)
+    generation_offset: int | None = None
+    progress_meter = _ProgressMeter(job.frames, run.total if run is not None else video_file.frame_count, progress)
 
     def find_seconds(decoded: DecodedFrame) -> float:
-        return float((decoded.pts - video_file.start_pts) * video_file.time_base)
+        return video_file.find_seconds(decoded.pts)
 
     def finish_frame(decoded: DecodedFrame, rendered: RenderedFrame) -> ProcessedFrame:
-        nonlocal generation_offset, next_number
+        nonlocal generation_offset
         if rendered.output.shape != output_shape:
             height, width = rendered.output.shape[:2]
             raise EngineError(
                 f"The network made a frame of {width}x{height} where {output_shape[1]}x{output_shape[0]} was expected."
             )
-        if decoded.number != next_number:
-            # Generations go on counting where the segment before ended, which a stopped run made.
-            last_alpha = job.find_last_alpha(decoded.number)
-            is_changed = last_alpha is not None and last_alpha.coefficients != rendered.coefficients.values
-            generation_offset = 0 if last_alpha is None else last_alpha.generation + is_changed - rendered.generation
-        next_number = decoded.number + 1
+        if generation_offset is None:  # a session counts from its own first frame
+            generation_offset = (1 if run is None else run.first_generation) - rendered.generation
         alpha = FrameAlphaRecord(find_seconds(decoded), rendered.generation + generation_offset, rendered.coefficients.values)
         progress_meter.count_frame()
         transparency = None if decoded.transparency is None else resize_transparency(decoded.transparency, *output_shape[:2])
-        return ProcessedFrame(decoded.number, decoded.pts, decoded.duration, rendered.output, alpha, transparency)
+        return ProcessedFrame(
+            decoded.number,
+            decoded.pts,
+            decoded.duration,
+            rendered.output,
+            alpha,
+            transparency,
+            decoded.is_interlaced,
+            decoded.has_pulldown,
+        )
 
     run_pipeline(
         reader,
@@ -165,7 +194,8 @@ def _encode_segments(frames: Iterator[ProcessedFrame], job: VideoJob, settings: 
             if writer is None or encoder is None:
                 writer = job.begin_segment(frame.number)
                 encoder = Encoder(settings.encoder, settings.output_format, global_header=settings.global_header)
-            writer.add_frame(frame.pts, frame.duration, frame.alpha)
+            marks = {"is_interlaced": frame.is_interlaced, "has_pulldown": frame.has_pulldown}
+            writer.add_frame(frame.pts, frame.duration, frame.alpha, **marks)
             for packet in encoder.encode(frame.rgb, frame.pts, frame.transparency):
                 writer.add_packet(packet)
             del frame

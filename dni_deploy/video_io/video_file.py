@@ -170,6 +170,10 @@ class VideoFile:
         """Number, in the whole video, of the first frame of the part."""
         return 0 if self.part is None else math.ceil(self.part.start * self.frame_rate)
 
+    def find_seconds(self, pts: int) -> float:
+        """Returns the time of a frame in seconds from the first one of the video."""
+        return float((pts - self.start_pts) * self.time_base)
+
     def with_time_jumps(self) -> VideoFile:
         """Reads the whole file, where its format allows its timestamps to jump, and returns the file with its jumps."""
         with open_container(self.path) as container:

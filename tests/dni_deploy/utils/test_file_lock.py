@@ -20,13 +20,17 @@ def test_a_second_descriptor_waits_for_the_first_to_be_closed(tmp_path: Path) ->
     with open(path, "wb") as first, open(path, "wb") as second:
         assert file_lock.try_lock(first.fileno())
         assert not file_lock.try_lock(second.fileno())
+        assert not file_lock.try_lock(second.fileno(), shared=True)
         first.close()
-        assert file_lock.try_lock(second.fileno())
+        assert file_lock.try_lock(second.fileno(), shared=True)
+        with open(path, "wb") as third:
+            assert file_lock.try_lock(third.fileno(), shared=True)
+            assert not file_lock.try_lock(third.fileno())
 
 
 @pytest.mark.parametrize(("number", "locked"), [(errno.ENOTSUP, True), (errno.ENOLCK, True), (errno.EWOULDBLOCK, False)])
 def test_a_file_system_without_locks_keeps_nobody_out(number: int, locked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(descriptor: int) -> None:
+    def fail(descriptor: int, shared: bool) -> None:
         raise OSError(number, "no")
 
     monkeypatch.setattr(file_lock, "_lock", fail)
@@ -51,4 +55,5 @@ def windows(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
 
 def test_windows_locks_the_first_byte(windows: list[Any]) -> None:
     assert file_lock.try_lock(7)
+    assert file_lock.try_lock(7, shared=True)
     assert windows == [(7, 2, 1)]

@@ -12,7 +12,8 @@ import pytest
 
 from dni_deploy.errors import InputError
 from dni_deploy.video_io import reader
-from dni_deploy.video_io.reader import DroppedFrames, VideoReader, _GapDetector, demux_past_errors
+from dni_deploy.video_io.frame_index import DroppedFrames
+from dni_deploy.video_io.reader import VideoReader, _GapDetector, demux_past_errors
 from dni_deploy.video_io.video_file import VideoFile, open_video_file
 from tests.support.video_clips import Clip
 

@@ -26,6 +26,7 @@ from dni_deploy.alpha.curves import AlphaCurve
 from dni_deploy.alpha.plane_path import PlanePath
 from dni_deploy.alpha.timeline import AlphaSource, AlphaTimeline
 from dni_deploy.api import video as verb
+from dni_deploy.api.video_settings import digest_alpha_source
 from dni_deploy.errors import BusyError, EngineError, InputError, LimitError, UsageError
 from dni_deploy.video_io.reader import VideoReader
 from dni_deploy.video_io.resume import job_folder_path, open_job
@@ -106,11 +107,11 @@ def test_the_job_identity_of_alpha_sources_is_fixed(kind: str) -> None:
     """A stopped job keeps its identity across versions and renamed classes."""
     source, digest = SOURCES[kind]
     assert vars(type(source))["kind"] == kind
-    assert verb._digest_alpha_source(source) == digest
+    assert digest_alpha_source(source) == digest
     renamed = copy(source)
     object.__setattr__(renamed, "__class__", type("RenamedSource", (type(source),), {}))
     assert type(renamed).__name__ == "RenamedSource"
-    assert verb._digest_alpha_source(renamed) == digest
+    assert digest_alpha_source(renamed) == digest
 
 
 def test_every_resumable_alpha_source_has_a_fixed_identity() -> None:
@@ -143,7 +144,7 @@ def test_a_custom_source_is_identified_by_its_class() -> None:
         def to_json(self) -> dict[str, int]:
             return {"steps": 3}
 
-    assert verb._digest_alpha_source(Steps()) == sha256(b'["Steps", {"steps": 3}]').hexdigest()
+    assert digest_alpha_source(Steps()) == sha256(b'["Steps", {"steps": 3}]').hexdigest()
 
 
 def test_changed_settings_are_refused_unless_fresh(
@@ -314,7 +315,7 @@ def test_a_gap_that_cannot_be_filled_is_no_video(
     (folder / "000001.segment").unlink()
     with monkeypatch.context() as patch:
         patch.setattr(VideoReader, "__iter__", lambda reader: iter(()))
-        with pytest.raises(InputError, match="Frames 8 to 15 of the video could not be read this time; later ones are done"):
+        with pytest.raises(InputError, match="Frames 8 to 15 of the video could not be read this time; others are done"):
             make(source, output, "1", alpha_log=output.with_suffix(".jsonl"))
     assert make(source, output, "1", alpha_log=output.with_suffix(".jsonl")).resumed_frames == 12
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import random
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -36,8 +38,7 @@ def write_segment(
 
 def test_segment_round_trip(tmp_path: Path) -> None:
     segment = write_segment(tmp_path).close()
-    last_alpha = FrameAlphaRecord(0.06, 4, (0.25, 0.75))
-    assert segment == Segment(tmp_path / "000002.segment", 8, 4, 1, last_alpha)
+    assert segment == Segment(tmp_path / "000002.segment", 8, 4, 1)
     assert open_segment(segment.path) == segment
     alphas = tuple(FrameAlphaRecord(pts / 1000, rank + 1, (0.25, 0.75)) for rank, pts in enumerate((0, 20, 40, 60)))
     assert segment.read_footer() == SegmentFooter(((0, 20), (20, 20), (40, 20), (60, 20)), alphas)
@@ -83,3 +84,63 @@ def test_a_segment_that_cannot_be_read_any_more_is_named(tmp_path: Path) -> None
         segment.read_footer()
     with pytest.raises(InputError, match=r"The segment .* does not exist"):
         list(segment.read_packets())
+
+
+def test_what_is_joined_is_what_was_written(tmp_path: Path) -> None:
+    """A segment that is damaged after it was opened does not get into the video."""
+    segment = write_segment(tmp_path).close()
+    data = bytearray(segment.path.read_bytes())
+    assert len(list(segment.read_packets())) == 4
+    for position in (20, len(data) - 40, len(data) - 1):  # in a packet, in the footer, in the digest
+        damaged = bytearray(data)
+        damaged[position] ^= 1
+        segment.path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"000002\.segment is not what was written"):
+            list(segment.read_packets())
+
+
+def test_marks_of_the_source_are_counted(tmp_path: Path) -> None:
+    writer = SegmentWriter(tmp_path, 0, 0)
+    for pts in range(3):
+        writer.add_frame(pts, 1, FrameAlphaRecord(0.0, 1, (1.0,)), is_interlaced=pts > 0, has_pulldown=pts == 2)
+        writer.add_packet(make_packet(pts, b"packet"))
+    segment = writer.close()
+    assert (segment.interlaced, segment.pulldown) == (2, 1)
+    assert open_segment(segment.path) == segment
+    assert segment.has_times([0, 1, 2])
+    assert not segment.has_times([0, 1, 3])
+
+
+def attempt(folder: Path, rng: random.Random, stop: int) -> Iterator[None]:
+    """One attempt at a segment, step by step; after `stop` steps it dies, and its file stays."""
+    writer = SegmentWriter(folder, 0, 0)
+    yield
+    for step, pts in enumerate((0, 20, 40)):
+        if step == stop:
+            return
+        writer.add_frame(pts, 20, FrameAlphaRecord(0.0, 1, (1.0,)))
+        writer.add_packet(make_packet(pts, b"data of %d" % pts * 9))
+        if rng.random() < 0.5:
+            writer._file.flush()  # as the system may at any time
+        yield
+    writer.close()
+
+
+def test_no_interleaving_of_two_attempts_damages_a_segment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1,000 of them, each of two attempts of which one may die: whatever is at the final name is always whole."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    path, whole = segment_path(tmp_path, 0), None
+    for seed in range(1000):
+        rng = random.Random(seed)
+        attempts = [attempt(tmp_path, rng, stop) for stop in (9, rng.choice((0, 1, 2, 9, 9)))]
+        while attempts:
+            chosen = rng.choice(attempts)
+            if next(chosen, chosen) is chosen:
+                attempts.remove(chosen)
+            if path.exists():
+                whole = whole or path.read_bytes()
+                assert path.read_bytes() == whole
+        assert whole is not None
+        assert open_segment(path) is not None
+        for entry in tmp_path.iterdir():
+            entry.unlink()

@@ -17,8 +17,9 @@ from dni_deploy.imaging.frames import Frame
 from dni_deploy.imaging.rendered import RenderedFrame
 from dni_deploy.video_io import transcode
 from dni_deploy.video_io.encoder import EncoderOptions, OutputFormat
+from dni_deploy.video_io.frame_index import DroppedFrames
 from dni_deploy.video_io.pipeline import make_completed_future
-from dni_deploy.video_io.reader import DroppedFrames, VideoReader
+from dni_deploy.video_io.reader import VideoReader
 from dni_deploy.video_io.resume import job_folder_path, open_job
 from dni_deploy.video_io.transcode import TranscodeSettings, transcode_segments
 from dni_deploy.video_io.video_file import open_video_file
