@@ -313,10 +313,8 @@ class SegmentMaker:
         self.index, self._generations, self.total_frames = index, [], index.frames
 
 
-class IndexReplacedError(InputError):
-    """The frames of the video are others than its packets promise: what was planned by them is to be planned again."""
-
-    kind = "IndexReplacedError"
+class IndexReplacedError(Exception):
+    """The frames of the video are others than its packets promise: whoever planned by them plans again."""
 
 
 def finish_video(maker: SegmentMaker, dropped_frames: DroppedFrames, started: float) -> VideoReport:

@@ -11,7 +11,7 @@ from typing import Any
 
 from dni_deploy.alpha.coefficients import Alpha
 from dni_deploy.alpha.timeline import AlphaSource
-from dni_deploy.api.video import SegmentMaker, VideoReport, finish_video, open_video_job
+from dni_deploy.api.video import IndexReplacedError, SegmentMaker, VideoReport, finish_video, open_video_job
 from dni_deploy.api.video_settings import VideoRequest, VideoSettings, check_request
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import DniError, LimitError, PartialResultError, UnavailableError, UsageError, escape_name
@@ -164,8 +164,9 @@ class _ShardWorker:
         for unit in units:
             if not unit.split_missing(job.stored_segments):
                 continue
-            row = run_unit(unit, self._make_unit, worker=self._name, shard=str(self._shard))
-            if maker.index is not index:
+            try:
+                row = run_unit(unit, self._make_unit, worker=self._name, shard=str(self._shard))
+            except IndexReplacedError:
                 return False
             if maker.session is not None:
                 append_row(job.folder, row)

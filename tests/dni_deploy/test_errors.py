@@ -64,6 +64,7 @@ FIXED = {
     "EngineError": 11,
     "ImageFileError": 3,
     "InPlaceUnsupportedError": 11,
+    "IndexMismatchError": 3,
     "InputError": 3,
     "JobFolderError": 3,
     "JoinError": 3,
@@ -77,7 +78,7 @@ FIXED = {
 }
 """The kind of every error, as scripts read it in JSON, and its exit code. Kinds are fixed, whatever the classes are called."""
 
-KINDS_OF_ONE_MODULE = ("InPlaceUnsupportedError", "JobFolderError", "JoinError", "SizeChangeError")
+KINDS_OF_ONE_MODULE = ("InPlaceUnsupportedError", "IndexMismatchError", "JobFolderError", "JoinError", "SizeChangeError")
 """Those that are not in errors.py."""
 
 
