@@ -171,7 +171,7 @@ def bench(
                     continue
                 if build_baselines and row.build_plan is not None:
                     row.build_plan(bundle, progress)
-                engine = row.open_engine(bundle, EngineOptions(threads=threads, slots=1))
+                engine = row.open_engine(bundle, EngineOptions(threads=0 if row.on_gpu else threads, slots=1))
                 opened.callback(engine.close)
                 engine.refit(0, np.full(len(bundle.members), 1 / len(bundle.members)))
                 engine.infer(0, x)  # some compile the network now, which can fail

@@ -47,6 +47,9 @@ REPORTED_PACKAGES = (
     ("python-rtmidi", "alpha by MIDI"),
     ("scikit-image", "tune"),
     ("matplotlib", "plots"),
+    ("imagecodecs", "images of more than 8 bits"),
+    ("tifffile", "images of more than 8 bits"),
+    ("ipywidgets", "the slider in a notebook"),
     ("vapoursynth", "scripts of VapourSynth"),
 )
 """Distribution and what it opens."""
@@ -59,6 +62,8 @@ PACKAGES_BY_EXTRA: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "midi": ("To set alpha by MIDI", ("mido", "python-rtmidi")),
     "tune": ("To find the best alpha, and alignments", ("scipy", "scikit-image")),
     "report": ("For plots", ("matplotlib",)),
+    "deep": ("For images of 16 bits and floats", ("imagecodecs", "tifffile")),
+    "notebook": ("For the slider in a notebook", ("ipywidgets",)),
     "spandrel": ("To export 42 more architectures", ("torch", "onnxscript", "spandrel")),
     "vapoursynth": ("For scripts of VapourSynth, with Python 3.12 or newer", ("vapoursynth",)),
 }

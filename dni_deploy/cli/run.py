@@ -71,7 +71,7 @@ def _parse_size(ctx: click.Context, param: click.Parameter, text: str | None) ->
     metavar="1..100",
     help="Quality of JPEG, or of WebP, which is lossless without it.  [default: 95 for JPEG]",
 )
-@click.option("--suffix", metavar="TEXT", default="", help="Text after the names of outputs in a folder, such as _x4.")
+@click.option("--suffix", metavar="SUFFIX", default="", help="Text after the names of outputs in a folder, such as _x4.")
 @click.option("--outscale", type=float, metavar="N", help="Resize the output to N times the size of the input, by Lanczos.")
 @click.option(
     "--size", metavar="WxH", callback=_parse_size, help="Resize the output to this size in pixels, such as 1920x1080."

@@ -34,7 +34,7 @@ from dni_deploy.utils.optional_packages import import_optional
     metavar="IMAGE",
     help="The picture that the page opens with.  [default: a photograph that comes with dni-deploy]",
 )
-@click.option("--title", metavar="TEXT", help="The page's heading.  [default: the bundle's name]")
+@click.option("--title", metavar="TITLE", help="The page's heading.  [default: the bundle's name]")
 @click.option("--alpha", metavar="ALPHA", help="The alpha that the page opens with, as for run.  [default: equal shares]")
 @options.session_options
 @click.option("--force", is_flag=True, help="Replace a site that exists; other files in its folder stay.")

@@ -35,7 +35,7 @@ from PIL.ImageFile import ImageFile as PillowImageFile
 from dni_deploy.errors import DniError, ImageFileError, InputError, LimitError, UnavailableError, UsageError, escape_name
 from dni_deploy.imaging.color_profile import SRGB, ColorProfile
 from dni_deploy.imaging.embedded import NOTHING_EMBEDDED, Embedded, embed, make_encoder_options, read_embedded
-from dni_deploy.imaging.file_kinds import HEADER_BYTES, JPEG, NETPBM, PNG, RAW, TGA_FOOTER, TIFF, FileKind, identify_file
+from dni_deploy.imaging.file_kinds import BMP, HEADER_BYTES, JPEG, NETPBM, PNG, RAW, TGA_FOOTER, TIFF, FileKind, identify_file
 from dni_deploy.imaging.frames import AnyFrame, Frame, convert_depth
 from dni_deploy.imaging.icc_profile import convert_to_srgb
 from dni_deploy.imaging.image_formats import ImageFormat, output_format
@@ -46,7 +46,7 @@ from dni_deploy.imaging.metadata_removal import remove_metadata
 from dni_deploy.imaging.orientation import Orientation
 from dni_deploy.imaging.tiff_layout import TiffLayout, read_tiff_layout
 from dni_deploy.imaging.transparency import fill_hidden_colors, resize_transparency
-from dni_deploy.imaging.whole_raster import check_jpeg_raster, check_png_raster
+from dni_deploy.imaging.whole_raster import check_jpeg_raster, check_png_raster, check_raw_raster
 from dni_deploy.utils.atomic_write import write_bytes_atomically
 from dni_deploy.utils.format_count import format_count
 from dni_deploy.utils.optional_packages import import_optional
@@ -541,7 +541,10 @@ def _open_by_pillow(file: BinaryIO, kind: FileKind) -> Image.Image:
     silence_libtiff()
     assert kind.pillow_name is not None
     file.seek(0)
-    return DECODERS[kind.pillow_name](file, "")
+    image = DECODERS[kind.pillow_name](file, "")
+    if kind in (BMP, NETPBM):
+        check_raw_raster(file.seek(0, 2), image)
+    return image
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Whether a PNG or JPEG file holds all the pixels that it claims: their decoders fill in what is missing without a word."""
+"""Whether a file holds all the pixels that it claims: decoders fill in what is missing without a word, or allocate it first."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+from PIL.ImageFile import ImageFile
 
 PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """Color type -> number of channels."""
@@ -27,6 +29,27 @@ _ARITHMETIC_CODING = frozenset({0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
 
 _FILLER = b"".join(bytes(range(0x30, 0x50)) + bytes((0xFF, 0xD0 + number)) for number in range(8)) + bytes(range(0x50, 0xF0))
 """What no picture goes on with: bytes that decode to something, and every restart marker."""
+
+
+def check_raw_raster(file_size: int, image: Image.Image) -> None:
+    """Checks, before anything is decoded, that a file is as long as the uncompressed pixels that its header claims.
+
+    Args:
+        file_size: In bytes.
+        image: As Pillow opened it; compressed pixels are left to their decoder.
+
+    Raises:
+        ValueError: The file is shorter.
+    """
+    assert isinstance(image, ImageFile)
+    for codec, extents, offset, arguments in image.tile:
+        if codec == "raw" and extents is not None and arguments is not None:
+            left, top, right, bottom = extents
+            mode, row_bytes = (arguments, 0) if isinstance(arguments, str) else arguments[:2]
+            width = right - left
+            row_bytes = row_bytes or {"RGB": 3 * width, "L": width}.get(mode, (width + 7) // 8)  # at least: of 1-bit pixels
+            if offset + row_bytes * (bottom - top) > file_size:
+                raise ValueError("rows are missing at the end")
 
 
 def check_png_raster(file: BinaryIO, pixels: NDArray[Any]) -> None:

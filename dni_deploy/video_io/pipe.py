@@ -161,10 +161,9 @@ def standard_streams() -> Iterator[tuple[io.FileIO, io.FileIO]]:
         UsageError: One of them is a terminal or closed.
     """
     for descriptor, name, advice in ((0, "stdin", "Pipe video in"), (1, "stdout", "Pipe it on, or into a file")):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            raise UsageError(f"{name} is closed, and a filter needs it. {advice}.") from None
+        # A stream that was closed when Python began is None; its descriptor may be that of another file by now.
+        if getattr(sys, f"__{name}__") is None:
+            raise UsageError(f"{name} is closed, and a filter needs it. {advice}.")
         if os.isatty(descriptor):
             raise UsageError(f"{name} is a terminal; raw video belongs in a pipe. {advice}.")
     if sys.stdout is not None:

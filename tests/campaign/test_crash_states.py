@@ -324,7 +324,8 @@ def test_a_manifest_that_is_replaced_before_its_files_is_found(
 
 OWN_WRITERS = {
     "dni_deploy/alpha/log.py": "line by line under its own name; tried above",
-    "dni_deploy/cli/standard_video.py": "a temporary copy of stdin",
+    "dni_deploy/cli/standard_streams.py": "a temporary copy of stdin, and stdout",
+    "dni_deploy/jobs/manifest.py": "rows of done units, of which a cut one is made again",
     "dni_deploy/utils/atomic_write.py": "tried above",
     "dni_deploy/utils/private_file.py": "tried above",
     "dni_deploy/video_io/mux.py": "into the temporary path of an atomic write, and into nothing to try a format",

@@ -170,7 +170,7 @@ def test_the_session_closes_with_the_clip(bundles: Any, monkeypatch: pytest.Monk
 
         session = open_session(*args, **options)
         close = session.engine.close
-        monkeypatch.setattr(session, "close", lambda: (closed.append("session"), close()))
+        monkeypatch.setattr(type(session), "close", lambda _: (closed.append("session"), close()))
         return session
 
     monkeypatch.setattr(door, "open_session", opening)

@@ -34,9 +34,15 @@ def test_interpolation_stays_between_its_ends(start: list[float], end: list[floa
     values = interpolate_values(first_point, second_point, fraction)
     assert abs(math.fsum(values) - 1) <= STORED or fraction in (0, 1)
     assert all(0 <= value <= 1 for value in values)
-    largest = values.index(max(values))  # absorbs the rounding of the sum; all others lie exactly between their ends
-    for index, bounds in enumerate(zip(first_point, second_point, strict=True)):
-        assert index == largest or min(bounds) <= values[index] <= max(bounds)
+    # The largest one absorbs the rounding of the sum, and may be an ulp below others of its size then; all others lie exactly
+    # between their ends.
+    moved = [
+        value
+        for value, *bounds in zip(values, first_point, second_point, strict=True)
+        if not min(bounds) <= value <= max(bounds)
+    ]
+    assert len(moved) <= 1
+    assert all(value >= max(values) - STORED for value in moved)
     assert interpolate_values(first_point, second_point, 0.0) == tuple(first_point)
     assert interpolate_values(first_point, second_point, 1.0) == tuple(second_point)
     assert interpolate_values(first_point, first_point, fraction) == pytest.approx(first_point, abs=ULP)

@@ -76,7 +76,9 @@ def hide_package(monkeypatch: pytest.MonkeyPatch, package: str, *importers: str)
 
 
 def test_without_onnxruntime_there_is_no_midpoint(monkeypatch: pytest.MonkeyPatch) -> None:
-    hide_package(monkeypatch, "onnxruntime", "engines.ort_session", "engines.onnxruntime_cpu")
+    hide_package(
+        monkeypatch, "onnxruntime", "dni_deploy.utils.onnxruntime_library", "engines.ort_session", "engines.onnxruntime_cpu"
+    )
     report = check(dict(zip("ab", pico_family("srcnn_959", 2), strict=True)))
     assert (report.midpoints, report.verdict) == ((), "not known")
     assert report.reasons[0].startswith("Nothing was run, so whether the members blend is not known.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import sys
 import zlib
@@ -18,6 +19,7 @@ from PIL import Image, ImageCms
 from dni_deploy.errors import ImageFileError, InputError, LimitError, UnavailableError
 from dni_deploy.imaging.color_profile import ColorProfile
 from dni_deploy.imaging.image_file import ImageFile, read_frame, read_image, write_image
+from dni_deploy.utils.install_line import format_install_line
 
 imagecodecs = pytest.importorskip("imagecodecs")
 tifffile = pytest.importorskip("tifffile")
@@ -298,7 +300,7 @@ def test_without_the_extra_one_sentence_names_it(tmp_path: Path, monkeypatch: py
     monkeypatch.delitem(sys.modules, "dni_deploy.imaging.deep_pixels", raising=False)
     monkeypatch.setitem(sys.modules, package, None)
     for name, what in (("a.png", "16 bits a channel"), ("a.tif", "floats")):
-        with pytest.raises(UnavailableError, match=rf"{name} has {what}\. .*pip install 'dni-deploy\[deep\]'"):
+        with pytest.raises(UnavailableError, match=rf"{name} has {what}\. .*{re.escape(format_install_line('deep'))}"):
             read_image(tmp_path / name)
 
 

@@ -242,3 +242,16 @@ def test_metadata_are_removed_and_pixels_are_not(file_format: str) -> None:
 def test_other_kinds_and_damaged_structures_have_no_bare_file() -> None:
     for data in (b"", b"GIF89a", b"\xff\xd8", b"\x89PNG\r\n\x1a\n\0\0", b"II*\0\xff\xff\xff\xff"):
         assert remove_metadata(data) is None
+
+
+@pytest.mark.parametrize(("file_format", "mode"), [("BMP", "RGB"), ("BMP", "L"), ("BMP", "1"), ("PPM", "RGB"), ("PPM", "1")])
+def test_uncompressed_rows_are_counted_before_anything_is_decoded(tmp_path: Path, file_format: str, mode: str) -> None:
+    path = tmp_path / f"a.{file_format.lower()}"
+    Image.fromarray(PHOTO).convert(mode).save(path, file_format)
+    assert read_image(path).rgb.shape == (SIDE, SIDE, 3)
+    data = path.read_bytes()
+    taller = patch(data, 22, struct.pack("<i", 1 << 24)) if file_format == "BMP" else data.replace(b" 72\n", b" 7200000\n", 1)
+    for damaged in (data[:-1], taller):
+        path.write_bytes(damaged)
+        with pytest.raises(ImageFileError, match="damaged or cut off"):
+            read_image(path)

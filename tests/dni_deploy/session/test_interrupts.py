@@ -108,18 +108,18 @@ def test_a_signals_handler_may_set_alpha(is_async: bool) -> None:
         assert session(FRAME)[0, 0, 0] == 100
 
 
-def test_a_handlers_change_of_something_else_is_kept() -> None:
+def test_a_handlers_change_of_something_else_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """The handler runs between reading the state and writing it back."""
     with opened() as session:
         validate, calls = session._validate_state, list[int]()
 
-        def interrupted(state: Any) -> Any:
+        def interrupted(_: Session, state: Any) -> Any:
             calls.append(1)
             if len(calls) == 1:
                 session.alpha = 0.25  # what a handler does
             return validate(state)
 
-        session._validate_state = interrupted  # type: ignore[method-assign]
+        monkeypatch.setattr(Session, "_validate_state", interrupted)
         session._change_state(lambda state: state)
         assert session.alpha == Coefficients.parse(0.25, ("a", "b"))
 

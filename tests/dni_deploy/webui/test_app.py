@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -142,13 +141,10 @@ def test_picture_take_and_commands(live: PageFixture) -> None:
 
 
 def test_bytes_that_are_not_an_image_are_refused(live: PageFixture) -> None:
-    deep = np.zeros((8, 8), np.uint16)
-    buffer = io.BytesIO()
-    Image.fromarray(deep).save(buffer, "PNG")
     bad = {
         "empty": b"", "text": b"hello", "svg": b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>", "cut": make_image()[:60],
-        "html": b"<!doctype html><script>alert(1)</script>", "16 bits": buffer.getvalue(), "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n",
-        "polyglot": b"GIF89a" + make_image(), "gif": make_image("GIF", mode="L"),
+        "html": b"<!doctype html><script>alert(1)</script>", "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n",
+        "polyglot": b"GIF89a" + make_image(),
     }  # fmt: skip
     before = live.renderer.status[1]["source"]
     for name, data in bad.items():

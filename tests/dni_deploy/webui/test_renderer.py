@@ -16,6 +16,7 @@ pytest.importorskip("uvicorn", reason="the page's server needs the extra `serve`
 from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.alpha.timeline import AlphaTimeline
 from dni_deploy.errors import EngineError
+from dni_deploy.session.session import Session
 from dni_deploy.webui.frame_source import StillImage
 from dni_deploy.webui.renderer import EncodedPreview, Renderer
 from tests.dni_deploy.webui.page_server import NAMES, SIZE, MovingSource, gray, open_renderer
@@ -177,13 +178,13 @@ def test_a_network_error_is_reported_and_rendering_continues(monkeypatch: pytest
         viewer.next()
         render, calls = renderer.session.render, []
 
-        def fails(frame: np.ndarray) -> object:
+        def fails(_: Session, frame: np.ndarray) -> object:
             calls.append(1)
             if len(calls) == 1:
                 raise EngineError("the network broke.")
             return render(frame)
 
-        monkeypatch.setattr(renderer.session, "render", fails)
+        monkeypatch.setattr(Session, "render", fails)
         renderer.request_frame(id(viewer), viewer.views)
         wait_until(lambda: renderer.status[1]["problem"] == "the network broke.")
         assert viewer.next(3.0) is not None

@@ -19,6 +19,7 @@ pytest.importorskip("uvicorn", reason="the page's server needs the extra `serve`
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from dni_deploy.session.session import Session
 from dni_deploy.utils.hardware import measure_resident_bytes
 from dni_deploy.webui.guard import PageLimits
 from dni_deploy.webui.message import FLAG_SET_BY_PAGE
@@ -295,9 +296,9 @@ def test_a_client_over_the_limit_is_refused() -> None:
         assert works(live)
 
 
-def test_a_failed_renderer_ends_the_connection_with_a_reason() -> None:
+def test_a_failed_renderer_ends_the_connection_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     with serve_page(2, MovingSource()) as live:
-        live.renderer.session.render = lambda frame: 1 / 0  # type: ignore[method-assign,assignment,return-value]
+        monkeypatch.setattr(Session, "render", lambda session, frame: 1 / 0)
         with connect(live.frames) as page:
             send_request(page, next=True)
             assert closed(page) == 1011
