@@ -15,8 +15,9 @@ import numpy as np
 
 from dni_deploy.errors import DniError, InputError, LimitError, UsageError, escape_name
 from dni_deploy.imaging.frames import Frame
-from dni_deploy.imaging.image_file import read_frame
+from dni_deploy.imaging.image_file import read_frame, read_image
 from dni_deploy.imaging.image_formats import STILL_SUFFIXES
+from dni_deploy.imaging.image_limits import max_frame_pixels
 from dni_deploy.imaging.metrics.psnr import psnr
 from dni_deploy.imaging.noise import NOISE_SIGMA, add_noise
 from dni_deploy.utils.optional_packages import import_optional
@@ -134,7 +135,9 @@ def decode_upload(data: bytes, max_size: tuple[int, int]) -> StillImage:
         path = Path(folder) / "upload"
         path.write_bytes(data)
         with _hide_path(path):
-            return StillImage(read_frame(path), "your image", max_size)
+            # Not by the memory that is free: a short file of a visitor's may claim any size.
+            image_file = read_image(path, max_pixels=max_frame_pixels())
+            return StillImage(image_file.to_frame(), "your image", max_size)
 
 
 class UploadedFile:
