@@ -55,6 +55,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("page", ["tune.md", "slider.md"])
+@pytest.mark.slow
 def test_documented_blocks_run(page: str, folder: Path) -> None:
     [console] = blocks(page, "console")
     commands = [line.removeprefix("$ ") for line in console.splitlines()]

@@ -73,6 +73,7 @@ class PoolsToAQuarter(nn.Module):
 @pytest.mark.parametrize(
     ("factory", "multiple", "batch"), [(Windows, 4, 1), (PadsToEight, 1, 0), (Rows, 1, 0), (PoolsToAQuarter, 4, 0)]
 )
+@pytest.mark.slow
 def test_sizes_that_tracing_would_fix_are_followed(factory: type[nn.Module], multiple: int, batch: int) -> None:
     torch.manual_seed(0)
     net, signature = factory().eval().requires_grad_(False), Signature(multiple=multiple)

@@ -70,12 +70,14 @@ def child_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "run", run)
 
 
+@pytest.mark.slow
 def test_what_ends_the_interpreter_is_one_sentence() -> None:
     net = build("make_crashing")
     with pytest.raises(InputError, match=r"^The network Crashes cannot be exported: .* ended by signal 11 \(SIGSEGV\)"):
         export_graph_cached(FACTORIES + "make_crashing", net, Signature())
 
 
+@pytest.mark.slow
 def test_the_child_gives_the_same_graph() -> None:
     net = build("make_plain")
     graph, cached = export_graph_cached(FACTORIES + "make_plain", net, Signature())

@@ -52,6 +52,7 @@ def test_kernel_measurement_reports_copy_rate_and_errors(
 
 
 @pytest.mark.parametrize("gpu", ["11.4", "8.6", "rtx-1.7"], indirect=True)
+@pytest.mark.slow
 def test_every_engine_mode_is_built_and_timed(
     gpu: FakeGpu, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

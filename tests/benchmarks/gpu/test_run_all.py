@@ -93,6 +93,7 @@ def test_a_second_call_leaves_out_what_passed(run_steps: Any, tmp_path: Path, ca
     assert run_steps(capsys, *steps)[1].endswith("0 passed, 1 passed before, 1 failed (fails)")  # --only forgets nothing
 
 
+@pytest.mark.slow
 def test_processes_that_a_step_started_end_with_it(run_steps: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     child = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
     code = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {child!r}]); time.sleep(60)"
@@ -181,6 +182,7 @@ def run_on_fake_gpu(root: Path, prepared: Path, out: Path, version: str, *argume
     return done.stdout.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_frames_are_built_and_timed_on_the_fake_gpu(prepared: Path, tmp_path: Path) -> None:
     line = run_on_fake_gpu(ROOT, prepared, tmp_path, "rtx-1.7", "--only", "compact-1280x720-fp16")
     assert line.startswith("ran 1 of 1 steps")
@@ -196,6 +198,7 @@ def test_frames_are_built_and_timed_on_the_fake_gpu(prepared: Path, tmp_path: Pa
     assert rows["tensorrt-rtx-ahead"]["disturbed_over_steady"] > 0
 
 
+@pytest.mark.slow
 def test_programs_import_with_the_packages_of_a_gpu_machine() -> None:
     """The image of one has PyTorch, ONNX, ONNX Runtime, cuda-bindings, pytest and what the commands need, and not these."""
     modules = sorted({command[0] for step in run_all.list_all_steps() for command in step.commands})

@@ -141,6 +141,7 @@ def test_night_darkens_and_shallow_keeps_salient_pixels() -> None:
     assert torch.allclose(soft[background], scenes.blur_images(images, scenes.BACKGROUND_SIGMA_PX)[background], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_style_distance_is_smaller_to_the_style_than_to_a_photograph() -> None:
     for name in ("mosaic_small", "fire_small"):
         pixels = styles.STYLE_IMAGES[name]

@@ -125,6 +125,7 @@ def test_each_figure_module_has_a_figure_function(name: str) -> None:
     assert callable(importlib.import_module(f"benchmarks.paper_reproduction.figures.{name}").figure)
 
 
+@pytest.mark.slow
 def test_large_png_is_quantized_or_an_error() -> None:
     def draw_noise(height: float) -> bytes:
         figure, axes = canvas(1, 1, height)

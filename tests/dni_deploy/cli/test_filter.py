@@ -319,6 +319,7 @@ FFMPEG = shutil.which("ffmpeg")
 
 @pytest.mark.skipif(not FFMPEG, reason="ffmpeg is not installed")
 @pytest.mark.parametrize("pixels", ["yuv420p", "yuv422p", "yuv444p", "gray", "yuvj420p"])
+@pytest.mark.slow
 def test_filter_between_two_ffmpeg_processes_keeps_the_frames(pixels: str, bundles: Any, tmp_path: Path) -> None:
     """ffmpeg | dni-deploy filter | ffmpeg returns the frames that went in.
 

@@ -142,6 +142,7 @@ def test_seams_of_real_networks_stay_under_one_level(name: str, blocks: int) -> 
     assert np.abs(rough - whole).max() / max(span, 1.0) > 10 * max(seam, 1e-5)
 
 
+@pytest.mark.slow
 def test_a_trained_network_uses_less_than_its_receptive_field() -> None:
     """The adversarial member of the paper's super-resolution family has a radius of 34 pixels; only 12 of them matter.
 

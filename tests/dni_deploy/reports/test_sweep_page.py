@@ -122,6 +122,7 @@ def read_middle_pixel(tab: Any) -> int:
 
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.slow
 def test_sliders_change_the_displayed_image(tmp_path: Path, browser: Any, width: int, scheme: str) -> None:
     path = tmp_path / "page.html"
     path.write_text(render(), encoding="utf-8")

@@ -89,6 +89,7 @@ def test_the_slider_works_by_mouse_and_keyboard(browser: Any) -> None:
         tab.close()
 
 
+@pytest.mark.slow
 def test_a_control_of_the_network_moves_the_frame(browser: Any) -> None:
     with serve_page(2, controls=(Control("gain", 0.0, 2.0, 1.0),)) as live:
         tab = Tab(browser, live)
@@ -104,6 +105,7 @@ def test_a_control_of_the_network_moves_the_frame(browser: Any) -> None:
         tab.close()
 
 
+@pytest.mark.slow
 def test_the_perceptual_slider_shows_position_and_alpha(browser: Any) -> None:
     """The slider shows the position, alpha is displayed beside it, and both follow changes by others."""
     with serve_page(2, slider=[[0.0, 0.0], [0.2, 0.5], [0.7, 0.6], [1.0, 1.0]]) as live:
@@ -125,6 +127,7 @@ def test_the_perceptual_slider_shows_position_and_alpha(browser: Any) -> None:
         tab.close()
 
 
+@pytest.mark.slow
 def test_the_pad_and_the_member_sliders_set_alpha(browser: Any) -> None:
     with serve_page(4) as live:
         tab = Tab(browser, live, 390, "dark")
@@ -159,6 +162,7 @@ def test_the_pad_and_the_member_sliders_set_alpha(browser: Any) -> None:
         tab.close()
 
 
+@pytest.mark.slow
 def test_a_take_is_recorded_played_and_exported(browser: Any, tmp_path: Path) -> None:
     with serve_page(2) as live:
         tab = Tab(browser, live)
@@ -209,6 +213,7 @@ def test_a_take_is_recorded_played_and_exported(browser: Any, tmp_path: Path) ->
         tab.close()
 
 
+@pytest.mark.slow
 def test_a_take_of_a_video_has_its_frames(browser: Any, tmp_path: Path) -> None:
     """Ten presses in a second, Stop 0.3 s later: the last one is in the take, and each has a frame of the video."""
     pytest.importorskip("av", reason="videos need the extra `video`")
@@ -277,6 +282,7 @@ def test_views_pause_and_upload_work(browser: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.slow
 def test_the_page_fits_and_every_control_has_a_name(browser: Any, width: int, scheme: str, tmp_path: Path) -> None:
     with serve_page(2, MovingSource(30, photograph())) as live:
         tab = Tab(browser, live, width, scheme)

@@ -192,6 +192,7 @@ def caught(monkeypatch: pytest.MonkeyPatch, folder: Path, place: tuple[str, int]
 
 
 @pytest.mark.parametrize(("path", "line"), [place[1:] for place in PLACES], ids=[place[0] for place in PLACES])
+@pytest.mark.slow
 def test_wait_taken_away(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, path: str, line: int
 ) -> None:
@@ -203,6 +204,7 @@ def test_wait_taken_away(
         assert said is not None, f"{name} was taken away and nothing was wrong"
 
 
+@pytest.mark.slow
 def test_nothing_taken_away(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert len(PLACES) > 10
     assert caught(monkeypatch, tmp_path, None) is None
