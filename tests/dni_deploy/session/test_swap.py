@@ -6,6 +6,7 @@ that are known to tear frames run in the same harness and must be detected, or t
 
 from __future__ import annotations
 
+import random
 import sys
 import threading
 import time
@@ -254,6 +255,9 @@ class ScheduledCondition:
         self.waiting.clear()
 
 
+RANDOM_SCHEDULES = 5_000
+
+
 class Boom(Exception):
     """An injected refit failure."""
 
@@ -262,12 +266,14 @@ def explore(design: Any, slots: int, bad: frozenset[int] = frozenset(), third: b
     """Runs all schedules of: a long frame; a thread that twice requests and renders; optionally one that requests once.
 
     There are two layers. `bad`: the numbers of the requests whose refit fails. Returns the number of schedules and how many
-    of them were torn; ends at the first torn one.
+    of them were torn; ends at the first torn one. With the third thread all schedules would take hours: RANDOM_SCHEDULES of
+    them are drawn.
     """
     choices: list[int] | None = []
     total = torn = 0
+    draw = random.Random(0).randrange
     while choices is not None:
-        schedule = Schedule(choices)
+        schedule = Schedule(choices, draw) if third else Schedule(choices)
         weights = [[0, 0] for _ in range(slots)]
         generations: list[int] = []
         requested: list[int] = []
@@ -331,7 +337,10 @@ def explore(design: Any, slots: int, bad: frozenset[int] = frozenset(), third: b
             raise AssertionError("no value could be shown")
         assert swap._frames_in_slot == [0] * slots
         total, torn = total + 1, torn + bool(seen_torn)
-        choices = None if torn else schedule.next()
+        if torn or (third and total == RANDOM_SCHEDULES):
+            choices = None
+        else:
+            choices = [] if third else schedule.next()
     return total, torn
 
 
