@@ -71,6 +71,10 @@ with suppress(ImportError):  # Pillow has it from 11.3 on
 
     DECODERS["AVIF"] = AvifImagePlugin.AvifImageFile
 
+_NETPBM_GAP = rb"(?:\s|#[^\r\n]*[\r\n])+"  # white space and comments, in one way only: another would be tried for hours
+NETPBM_HEADER = re.compile(rb"P([56])" + _NETPBM_GAP + rb"\d+" + _NETPBM_GAP + rb"\d+" + _NETPBM_GAP + rb"(\d+)\s")
+"""Of a binary file: its kind and its white level."""
+
 READABLE_NAMES = "PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF or PPM"
 
 
@@ -320,7 +324,7 @@ def _decode_deep_tiff(path: Path, file: BinaryIO, layout: TiffLayout, whole_file
 
 def _decode_netpbm(path: Path, file: BinaryIO, image: Image.Image) -> NDArray[np.uint16]:
     file.seek(0)
-    header = re.match(rb"P([56])(?:\s+|#[^\r\n]*)+\d+(?:\s+|#[^\r\n]*)+\d+(?:\s+|#[^\r\n]*)+(\d+)\s", file.read(HEADER_BYTES))
+    header = NETPBM_HEADER.match(file.read(HEADER_BYTES))
     if header is None:
         raise _unsupported_pixels_error(path, "16 bits a channel, written as text")
     shape = (image.size[1], image.size[0], *((3,) if header[1] == b"6" else ()))

@@ -351,3 +351,10 @@ def test_damage_gives_an_error_of_ours_or_an_image(tmp_path: Path, suffix: str, 
         with suppress(InputError, LimitError):
             read_image(path)
     assert capfd.readouterr().err == ""
+
+
+def test_a_header_that_only_pillow_understands_is_refused_at_once(tmp_path: Path) -> None:
+    """A comment in the middle of a number; the white space before it could be matched in 2^400 ways."""
+    (tmp_path / "a.ppm").write_bytes(b"P5" + b" " * 400 + b"2 2 65#x\n535\n" + bytes(8))
+    with pytest.raises(ImageFileError):
+        read_image(tmp_path / "a.ppm")
