@@ -8,7 +8,6 @@ dni.widget(session, "in.png")
 
 from __future__ import annotations
 
-import io
 import os
 import time
 from collections.abc import Callable
@@ -16,9 +15,9 @@ from functools import partial
 from typing import Any, Union
 
 import numpy as np
-from PIL import Image
 
 from dni_deploy.alpha.simplex import with_coefficient
+from dni_deploy.imaging.frame_encoding import encode_png
 from dni_deploy.imaging.frames import AnyFrame, convert_depth
 from dni_deploy.imaging.image_file import read_image
 from dni_deploy.imaging.transparent_frame import join_transparency
@@ -59,7 +58,7 @@ def widget(session: Session, picture: Picture) -> Any:
 
     def show() -> float:
         started = time.perf_counter()
-        image.value = _encode_png(session(frame))
+        image.value = encode_png(convert_depth(session(frame), np.uint8), compress_level=1)
         return time.perf_counter() - started
 
     show()  # the first one also allocates
@@ -109,9 +108,3 @@ def _make_slider(
     )
     slider.observe(lambda change: move(change["new"]), names="value")
     return slider
-
-
-def _encode_png(frame: AnyFrame) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(convert_depth(frame, np.uint8)).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import MismatchError, UsageError, escape_name
-from dni_deploy.imaging.frames import WHITE_LEVELS, AnyFrame, Frame
+from dni_deploy.imaging.frames import WHITE_LEVELS, AnyFrame, Frame, convert_depth
 from dni_deploy.imaging.image_file import ImageFile, read_image, write_image
 from dni_deploy.imaging.image_formats import output_format
 from dni_deploy.imaging.metrics.psnr import psnr
@@ -190,7 +190,7 @@ def measure_path(
         times_s.append((changed - started if session.generation != generation else 0.0, time.perf_counter() - changed))
         levels = to_levels(output)
         psnrs.append(None if reference is None else psnr(levels, reference))
-        frames.append(np.rint(np.clip(levels, 0, 255)).astype(np.uint8))
+        frames.append(convert_depth(output, np.uint8))
     return frames, tuple(
         SweepPoint(
             shares,

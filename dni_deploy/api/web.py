@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import math
 import os
@@ -14,11 +13,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from dni_deploy.alpha.coefficients import Alpha, Coefficients
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import UsageError, escape_name
+from dni_deploy.imaging.frame_encoding import encode_png
 from dni_deploy.imaging.frames import Frame, check_signature
 from dni_deploy.imaging.image_file import read_image
 from dni_deploy.session.options import SessionOptions
@@ -163,7 +162,7 @@ def web(
     site_files = {
         **{f"{RUNTIME_FOLDER}/{name}": content for name, content in runtime_files.items()},
         **make_page_files(heading, members),
-        **make_data_files(network, _encode_png(picture), facts),
+        **make_data_files(network, encode_png(picture, optimize=True), facts),
     }
     write_site(folder, site_files, force=force)
     sizes = dict(list_sizes(site_files))
@@ -231,9 +230,3 @@ def make_check_input(count: int) -> NDArray[np.float32]:
     """Makes the numbers of the check's input, float32 (count,) in 0..1: the same as page/network.js makes."""
     hashed = np.arange(count, dtype=np.uint64) * np.uint64(2654435761) % np.uint64(1 << 32)
     return np.asarray((hashed >> np.uint64(8)) / 2**24, np.float32)
-
-
-def _encode_png(frame: Frame) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(frame).save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()

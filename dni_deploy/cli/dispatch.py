@@ -21,7 +21,7 @@ from dni_deploy._version import __version__
 from dni_deploy.cli.commands import COMMANDS, COMPLETE_VARIABLE, PROGRAM_NAME, format_help_summary
 from dni_deploy.cli.logs import hide_logs, show_logs
 from dni_deploy.cli.output import CommandOutput
-from dni_deploy.cli.usage_errors import explain_unknown_command, explain_usage_error
+from dni_deploy.cli.usage_errors import ExplainedCommand, explain_unknown_command
 from dni_deploy.errors import DniError, InputError, LimitError, UsageError, escape_name
 from dni_deploy.utils.hardware import cache_folder
 from dni_deploy.utils.native_calls import end_calls_at_signals
@@ -33,7 +33,7 @@ TERMINATION_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHU
 """Signals that end a command like Ctrl-C, so that its temporary files are removed: a kill, and a terminal that is closed."""
 
 
-class CommandGroup(click.Group):
+class CommandGroup(ExplainedCommand, click.Group):
     """A group whose commands are imported when they are called, and whose help is the help summary."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -53,14 +53,6 @@ class CommandGroup(click.Group):
     def get_help(self, ctx: click.Context) -> str:
         """Returns the help summary."""
         return format_help_summary()
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parses what stands before the command; errors say what was probably meant."""
-        given = tuple(args)
-        try:
-            return super().parse_args(ctx, args)
-        except click.UsageError as error:
-            raise explain_usage_error(error, self, ctx, given) from None
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         """Finds the command that the first argument names."""

@@ -17,7 +17,7 @@ from dni_deploy.cli.completers import complete_alpha, complete_engine
 from dni_deploy.cli.logs import show_logs
 from dni_deploy.cli.option_types import set_plain_type
 from dni_deploy.cli.output import CommandOutput
-from dni_deploy.cli.usage_errors import explain_usage_error
+from dni_deploy.cli.usage_errors import ExplainedCommand
 from dni_deploy.errors import UsageError, escape_name
 from dni_deploy.utils.file_entry import split_entry
 from dni_deploy.utils.optional_packages import import_optional
@@ -38,7 +38,7 @@ OPTION_OBJECTS = {
 """Parameter of a command -> module and class of the library that holds the command line's values for its fields."""
 
 
-class CommandWithExamples(click.Command):
+class CommandWithExamples(ExplainedCommand):
     """A command whose help ends with examples, printed as written."""
 
     def __init__(self, *args: Any, examples: str = "", **kwargs: Any) -> None:
@@ -51,14 +51,6 @@ class CommandWithExamples(click.Command):
         """
         super().__init__(*args, **kwargs)
         self.examples = examples
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parses the arguments; errors say what was probably meant."""
-        given = tuple(args)
-        try:
-            return super().parse_args(ctx, args)
-        except click.UsageError as error:
-            raise explain_usage_error(error, self, ctx, given) from None
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes the examples."""

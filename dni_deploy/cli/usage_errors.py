@@ -19,6 +19,18 @@ VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".mov", ".avi", ".webm", ".ts", ".mx
 FIRST_COMMAND_LINE = f"{PROGRAM_NAME} run BUNDLE IMAGE -o OUTPUT --alpha ALPHA"
 
 
+class ExplainedCommand(click.Command):
+    """A command whose errors of usage say what was probably meant."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parses the arguments."""
+        given = tuple(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            raise explain_usage_error(error, self, ctx, given) from None
+
+
 def explain_unknown_command(word: str) -> str:
     """Explains a first word that is no command.
 

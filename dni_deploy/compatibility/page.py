@@ -8,7 +8,7 @@ from typing import Any
 from dni_deploy.compatibility.correlation import MAX_UNRELATED_INDEX, MIN_BLENDING_INDEX, REPORTED_PERCENTILES, LayerCorrelation
 from dni_deploy.compatibility.report import CheckReport, PairReport, PathReport
 from dni_deploy.compatibility.trial import PairContactSheet
-from dni_deploy.imaging.data_uri import encode_data_uri
+from dni_deploy.imaging.frame_encoding import encode_data_uri
 from dni_deploy.reports.page import render_page
 
 MAX_IMAGE_SIDE_PX = 256

@@ -10,7 +10,7 @@ from PIL import Image
 
 from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.errors import escape_name
-from dni_deploy.imaging.data_uri import encode_data_uri
+from dni_deploy.imaging.frame_encoding import encode_data_uri
 from dni_deploy.imaging.frames import Frame
 
 

@@ -128,7 +128,7 @@ def check_jpeg_raster(
 
 
 def _find_jpeg_end(data: bytes) -> int | None:
-    """Finds the marker that ends the first image; None where there is none, or where nothing can be told."""
+    """Finds the marker that ends the first image; None where there is none, or where that cannot be decided."""
     position = 2
     while position + 4 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]

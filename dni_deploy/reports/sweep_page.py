@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dni_deploy.imaging.data_uri import encode_data_uri
+from dni_deploy.imaging.frame_encoding import encode_data_uri
 from dni_deploy.imaging.frames import Frame
 from dni_deploy.imaging.metrics.psnr import format_db
 from dni_deploy.reports.page import render_page

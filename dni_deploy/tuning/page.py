@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dni_deploy.imaging.data_uri import encode_data_uri
+from dni_deploy.imaging.frame_encoding import encode_data_uri
 from dni_deploy.imaging.frames import Frame
 from dni_deploy.reports.page import render_page
 from dni_deploy.tuning.plot import plot_tuning

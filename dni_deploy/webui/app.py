@@ -23,10 +23,11 @@ from dni_deploy.control.message_handler import AlphaMessageHandler
 from dni_deploy.control.request_guard import RequestRefusedError, body_too_large_error, check_body_head
 from dni_deploy.control.shared_alpha import SharedAlpha
 from dni_deploy.errors import DniError, LimitError, UsageError
+from dni_deploy.imaging.frame_encoding import encode_png
 from dni_deploy.webui.commands import CommandLines, format_timeline
 from dni_deploy.webui.frame_source import FrameSource
 from dni_deploy.webui.guard import PageLimits, make_refusal_response, make_request_head
-from dni_deploy.webui.renderer import Renderer, encode_png
+from dni_deploy.webui.renderer import Renderer
 from dni_deploy.webui.sources import UploadedFile, decode_upload
 from dni_deploy.webui.websocket import CLOSE_TRY_AGAIN_LATER, PageConnection
 
@@ -163,7 +164,7 @@ def make_app(state: AppState) -> Starlette:
         latest = state.renderer.latest_preview
         if latest is None:
             raise RequestRefusedError(404, "There is no picture yet.")
-        return Response(await asyncio.to_thread(encode_png, latest.output), media_type="image/png")
+        return Response(await asyncio.to_thread(encode_png, latest.output, compress_level=1), media_type="image/png")
 
     async def serve_websocket(websocket: WebSocket) -> None:
         await websocket.accept()

@@ -503,17 +503,3 @@ def encode_jpeg(frame: Frame, quality: int) -> bytes:
     subsampling = 0 if quality >= MIN_FULL_CHROMA_QUALITY else 2  # Pillow's numbers: 0 is 4:4:4, 2 is 4:2:0
     Image.fromarray(frame).save(buffer, "JPEG", quality=quality, subsampling=subsampling)
     return buffer.getvalue()
-
-
-def encode_png(frame: Frame) -> bytes:
-    """Encodes a frame without loss.
-
-    Args:
-        frame: uint8 (H, W, 3), RGB.
-
-    Returns:
-        The content of a PNG file.
-    """
-    buffer = io.BytesIO()
-    Image.fromarray(frame).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()

@@ -8,7 +8,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from dni_deploy.imaging.data_uri import encode_data_uri
+from dni_deploy.imaging.frame_encoding import encode_data_uri
 
 
 def test_images_are_embedded_losslessly_and_reduced_only_on_request() -> None:
