@@ -126,7 +126,7 @@ function makePad(place, { members, plane }, send) {
     box.append(tag);
   });
   place.append(box);
-  let point = [0.5, 0.5], mine = false;
+  let point = [0.5, 0.5];
   const draw = () => {
     knob.setAttribute("cx", point[0]);
     knob.setAttribute("cy", point[1]);
@@ -134,7 +134,6 @@ function makePad(place, { members, plane }, send) {
   };
   const moveTo = (x, y, moment) => {
     point = [Math.min(1, Math.max(0, x)), Math.min(1, Math.max(0, y))];
-    mine = true;
     draw();
     send({ point }, moment);
   };
@@ -152,11 +151,9 @@ function makePad(place, { members, plane }, send) {
     moveTo(Math.round(100 * (point[0] + step * move[0])) / 100, Math.round(100 * (point[1] + step * move[1])) / 100, event.timeStamp);
   });
   return {
-    // Where somebody else set alpha, the knob moves to the weighted mean of the members' places, which is that point in both kinds of planes.
-    show(shares, own) {
+    // The point is the weighted mean of the members' places, in both kinds of planes.
+    show(shares) {
       box.setAttribute("aria-valuetext", sharesText(members, shares));
-      if (own && mine) return;
-      mine = false;
       point = [0, 1].map(axis => names.reduce((sum, name) => sum + plane[name][axis] * shares[members.indexOf(name)], 0));
       draw();
     },

@@ -8,8 +8,8 @@ if (query.get("view") === "clean") document.documentElement.classList.add("clean
 if (token) { query.delete("token"); history.replaceState(null, "", location.pathname + (query.size ? `?${query}` : "")); }
 
 const IN_FLIGHT = 2, KINDS = ["blend", "before", "pixels"], CANVAS = { blend: byId("picture"), before: byId("before"), pixels: byId("pixels") };
-const state = { facts: null, socket: null, controls: null, shares: [], requestId: 0, appliedId: 0, drawn: 0, asked: 0, view: "blend",
-  wait: 500, started: 0, dragging: -1e9, status: {} };
+const state = { facts: null, socket: null, controls: null, shares: [], requestId: 0, awaitedId: 0, appliedId: 0, drawn: 0, asked: 0, view: "blend",
+  wait: 500, started: 0, moved: -1e9, status: {} };
 const sent = new Map();
 // For tests and benchmarks: what was drawn, and how long it took.
 const stats = window.dni = { frames: 0, sequence: 0, shares: [], frame: 0, latencies: [], times: [] };
@@ -38,13 +38,14 @@ function requestFrames() {
 function handleText(message) {
   if (message.hello) handleHello(message.hello);
   if (message.status) showStatus(message.status);
-  if (message.problem) showProblem(message.problem, 6000);
+  if (message.problem) { state.awaitedId = 0; showProblem(message.problem, 6000); }  // the server refused it
 }
 
 function handleHello(facts) {
   state.wait = 500;
   state.drawn = 0;
   state.asked = 0;
+  state.awaitedId = 0;
   sent.clear();
   showProblem("");
   const shape = ({ members, controls }) => JSON.stringify([members, controls]);
@@ -52,12 +53,12 @@ function handleHello(facts) {
   state.facts = facts;
   state.shares = facts.alpha;
   if (!same) state.controls = build(byId("controls"), facts, handleMove);
-  if (!same) state.networkControls = buildNetworkControls(byId("network-controls"), facts.controls, handleTurn);
+  if (!same) state.networkControls = buildNetworkControls(byId("network-controls"), facts.controls, handleMove);
   byId("title").textContent = document.title = facts.name;
   byId("lead").textContent = `${facts.members.join(", ")}: blended live`;
   byId("m-engine").textContent = facts.engine;
   byId("m-rules").textContent = (facts.rules || []).join(", ") || "none";
-  showShares(state.shares, false);
+  showShares(state.shares);
   setView(state.view);
   requestFrames();
 }
@@ -65,7 +66,7 @@ function handleHello(facts) {
 function showStatus(facts) {
   state.status = facts;
   byId("source").textContent = `Showing ${facts.source}.`;
-  if (performance.now() - (state.turning || -1e9) > 400) state.networkControls.show(facts.controls);
+  showControls();
   byId("restore").hidden = facts.is_first_source;
   byId("restore").textContent = `Back to ${facts.first_source}`;
   byId("waiting").textContent = facts.problem || "Computing the first picture…";
@@ -82,9 +83,9 @@ function showStatus(facts) {
 function handleFrame(buffer) {
   const view = new DataView(buffer);
   if (view.getUint32(0, false) !== 0x444e4931 || view.getUint8(4) !== 1) { showProblem("The server has another version; reload the page."); return; }
-  const members = view.getUint8(5), count = view.getUint8(6), flags = view.getUint8(7);
+  const members = view.getUint8(5), count = view.getUint8(6);
   const head = { sequence: view.getUint32(8, true), generation: view.getUint32(12, true), frame: view.getUint32(16, true),
-    requestId: view.getUint32(20, true), network: view.getFloat32(28, true), change: view.getFloat32(32, true), mine: (flags & 1) > 0 };
+    requestId: view.getUint32(20, true), network: view.getFloat32(28, true), change: view.getFloat32(32, true) };
   let place = 44;
   head.shares = Array.from({ length: members }, (_, index) => view.getFloat32(place + 4 * index, true));
   place += 4 * members;
@@ -127,38 +128,42 @@ function drawFrame(head, bitmaps) {
   Object.assign(CANVAS.blend.dataset, { sequence: head.sequence, generation: head.generation, shares: head.shares.map(share => share.toFixed(3)).join(" ") });
   if (head.change > 0) state.change = head.change;
   state.network = head.network;
-  showShares(head.shares, head.mine);
+  showShares(head.shares);
 }
 
-function showShares(shares, mine) {
+function showShares(shares) {
   state.shares = shares;
   byId("coefficients").replaceChildren(...state.facts.members.flatMap((name, index) => {
     const strong = document.createElement("b");
     strong.textContent = shares[index].toFixed(2);
     return [index ? " · " : "", `${name} `, strong];
   }));
-  // A control that is being moved is ahead of the frame; it is not moved back.
-  if (performance.now() - state.dragging > 400) state.controls.show(shares, mine);
+  showControls();
+}
+
+// A control that is being moved, or that no frame has caught up with, is not moved back.
+function showControls() {
+  if (performance.now() - state.moved < 400 || state.appliedId < state.awaitedId) return false;
+  state.controls.show(state.shares);
+  state.networkControls.show(state.status.controls || {});
+  return true;
 }
 
 // ---- what the user does
 
 function handleMove(message, moment) {
-  state.dragging = performance.now();
+  state.moved = performance.now();
   sendAlpha(message, moment);
-  clearTimeout(state.hush);
-  state.hush = setTimeout(() => { state.controls.show(state.shares, true); announce(sharesText(state.facts.members, state.shares)); }, 700);
+  settleIn(700);
 }
 
-function handleTurn(message, moment) {
-  state.turning = performance.now();
-  sendAlpha(message, moment);
+function settleIn(milliseconds) {
   clearTimeout(state.settle);
-  state.settle = setTimeout(() => state.networkControls.show(state.status.controls), 700);
+  state.settle = setTimeout(() => showControls() ? announce(sharesText(state.facts.members, state.shares)) : settleIn(100), milliseconds);
 }
 
 function sendAlpha(message, moment = performance.now()) {
-  state.requestId += 1;
+  state.awaitedId = state.requestId += 1;
   sent.set(state.requestId, moment);
   if (sent.size > 500) sent.delete(sent.keys().next().value);
   sendMessage({ ...message, request_id: state.requestId });

@@ -13,6 +13,7 @@ pytest.importorskip("uvicorn", reason="the page's server needs the extra `serve`
 
 from dni_deploy.alpha.timeline import AlphaTimeline
 from dni_deploy.network_controls import Control
+from dni_deploy.webui import renderer
 from dni_deploy.webui.sources import open_frame_source
 from tests.dni_deploy.webui.page_server import SIZE, TOKEN, MovingSource, PageFixture, photograph, serve_page
 from tests.dni_deploy.webui.test_video_source import write_video
@@ -86,6 +87,24 @@ def test_the_slider_works_by_mouse_and_keyboard(browser: Any) -> None:
         live.shared_alpha.set_alpha({"bright": 0.25, "dark": 0.75}, "osc")  # another client changes it
         tab.wait_for_coefficients(0.25, 0.75)
         tab.until("document.getElementById('alpha').value === '0.25'")
+        tab.close()
+
+
+def test_a_slow_frame_moves_no_control_back(browser: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frame that was begun before the last press arrives long after it."""
+    encode = renderer.encode_jpeg
+    monkeypatch.setattr(renderer, "encode_jpeg", lambda frame, quality: (time.sleep(0.8), encode(frame, quality))[1])
+    with serve_page(2) as live:
+        tab = Tab(browser, live)
+        tab.page.get_by_label("alpha, the share of bright").focus()
+        tab.page.keyboard.press("ArrowLeft")
+        tab.page.wait_for_timeout(100)
+        tab.page.keyboard.press("ArrowLeft")
+        tab.wait_for_coefficients(0.99, 0.01)
+        assert tab.page.get_by_label("alpha, the share of bright").input_value() == "0.98"
+        tab.page.keyboard.press("ArrowLeft")
+        tab.wait_for_coefficients(0.97, 0.03)
+        tab.until("document.getElementById('said').textContent === 'bright 0.97, dark 0.03'")
         tab.close()
 
 
