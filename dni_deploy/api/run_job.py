@@ -62,8 +62,10 @@ def describe_job(
     """
     members, extrapolate = bundle.members, options.extrapolate
 
-    def parse(given: Alpha | None) -> list[float] | None:
-        return None if given is None else list(Coefficients.parse(given, members, extrapolate=extrapolate).values)
+    def parse(given: Alpha | None) -> dict[str, float] | None:
+        if given is None:
+            return None
+        return dict(zip(members, Coefficients.parse(given, members, extrapolate=extrapolate).values, strict=True))
 
     description: dict[str, Any] = {
         "kind": "images",
@@ -192,7 +194,7 @@ def _make_missing_error(missing: Mapping[int, str], count: int, folder: str, job
     listed = ", ".join([*map(escape_name, names[:MAX_LISTED_NAMES]), *(["..."] if len(names) > MAX_LISTED_NAMES else [])])
     reason = next((f" {messages[name]}" for name in names if name in messages), "")
     return UsageError(
-        f"{len(missing)} of {format_count(count, 'image')} are not in {escape_name(folder)}: {listed}"
+        f"{escape_name(folder)} lacks {len(missing)} of {format_count(count, 'image')}: {listed}"
         f"{format_shards_to_repeat(shards, lambda _: missing)}. `dni-deploy status` shows more.{reason}"
     )
 
