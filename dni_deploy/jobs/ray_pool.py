@@ -6,7 +6,7 @@ import logging
 import os
 import pickle
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Generic
@@ -64,6 +64,7 @@ class WorkerAnswer:
         pid: The process.
         node: Ray's id of the machine.
         problem: Kind, sentence and exit code of what every unit would meet, or None.
+        description: Pickled: what the worker says of itself.
         rows: Pickled rows of the units.
         seconds: Time that they took.
     """
@@ -72,6 +73,7 @@ class WorkerAnswer:
     pid: int
     node: str
     problem: tuple[str, str, int] | None
+    description: bytes | None = None
     rows: bytes = b""
     seconds: float = 0.0
 
@@ -96,62 +98,104 @@ class _Worker:
     state: str = "new"
     open_at: float = 0.0
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes units."""
+        return self.state in ("open", "checked")
 
-def run_units(
-    factory: WorkerFactory[UnitT],
-    units: Iterable[UnitT],
-    options: RayOptions,
-    *,
-    size: JobSize,
-    shared_paths: Sequence[str | os.PathLike[str]] = (),
-    uses_gpu: bool | None = None,
-    progress: OptionalProgress = None,
-) -> Iterator[UnitRow]:
-    """Does units on the workers of a Ray cluster.
 
-    Each worker is a process that opens the factory's worker once and has two chunks of units at a time. Where one dies, Ray
-    starts another in its place, and its units are done again; a unit that kills its workers becomes a row with an error, see
-    UnitQueue. Rows come as units end, in any order. When the iterator is closed, all workers end.
+class RayPool:
+    """The workers that a job may have on a cluster; make one with `open_ray_pool`.
 
-    Args:
-        factory: Opens a worker in each process. It has to be picklable, and so have the units.
-        units: The units, each with an id of its own; read as they are handed out.
+    Attributes:
         options: Where the workers run, and what each takes.
-        size: Number of units.
-        shared_paths: Files and folders that all machines have to see as this one does.
-        uses_gpu: Whether the engine needs a GPU; None: it takes one where there is any.
-        progress: Called with the units that are done or have failed.
+        room: What the cluster has room for.
+        gpus: GPUs of each worker.
+        worker_count: Number of workers.
 
-    Yields:
-        The row of each unit.
-
-    Raises:
-        UnavailableError: There is no cluster, it has not the room, or a worker cannot do anything there.
-        DniError: What every unit would meet, as a worker raised it.
+    Thread safety: one thread at a time.
     """
-    with connect_cluster(options) as room:
-        gpus = room.choose_gpus(options, uses_gpu=uses_gpu)
-        count = room.choose_worker_count(options, gpus)
+
+    def __init__(self, options: RayOptions, room: ClusterRoom, *, uses_gpu: bool | None) -> None:
+        """Chooses what each worker takes, and how many there are.
+
+        Raises:
+            UnavailableError: The cluster has not the room.
+        """
+        self.options, self.room = options, room
+        self.gpus = room.choose_gpus(options, uses_gpu=uses_gpu)
+        self.worker_count = room.choose_worker_count(options, self.gpus)
+
+    def run_units(
+        self,
+        factory: WorkerFactory[UnitT],
+        units: Iterable[UnitT],
+        *,
+        size: JobSize,
+        shared_paths: Sequence[str | os.PathLike[str]] = (),
+        progress: OptionalProgress = None,
+        check_worker: Callable[[Any], None] | None = None,
+    ) -> Generator[UnitRow, None, None]:
+        """Does units.
+
+        Each worker is a process that opens the factory's worker once and has two chunks of units at a time. Where one dies,
+        Ray starts another in its place, and its units are done again; a unit that kills its workers becomes a row with an
+        error, see UnitQueue. Rows come as units end, in any order. When the iterator is closed, all workers end.
+
+        Args:
+            factory: Opens a worker in each process. It has to be picklable, and so have the units.
+            units: The units, each with an id of its own; read as they are handed out.
+            size: Number of units.
+            shared_paths: Files and folders that all machines have to see as this one does.
+            progress: Called with the units that are done or have failed.
+            check_worker: Called with what a worker that opens says of itself, its attribute `description`, if it has any.
+
+        Yields:
+            The row of each unit.
+
+        Raises:
+            UnavailableError: A worker cannot do anything where it runs, or all workers are gone.
+            DniError: What every unit would meet, as a worker or `check_worker` raised it.
+        """
         described = {os.path.abspath(path): describe_path(os.path.abspath(path)) for path in shared_paths}
-        queue = UnitQueue(iter(units), options.retries, size.units - size.done, count)
-        with _start_workers((factory, described), count, options, gpus) as workers:
-            yield from _Driver(queue, workers, room, (options, gpus), size, progress).run()
+        queue = UnitQueue(iter(units), self.options.retries, size.units - size.done, self.worker_count)
+        with _start_workers(self, factory, described) as workers:
+            yield from _Driver(self, queue, workers, size, progress, check_worker).run()
 
 
 @contextmanager
-def _start_workers(
-    arguments: tuple[object, dict[str, str]], count: int, options: RayOptions, gpus: float
-) -> Iterator[list[_Worker]]:
+def open_ray_pool(options: RayOptions, *, uses_gpu: bool | None = None) -> Iterator[RayPool]:
+    """Connects to a cluster, or starts one.
+
+    Args:
+        options: Where the workers run, and what each takes.
+        uses_gpu: Whether the engine needs a GPU; None: it takes one where there is any.
+
+    Yields:
+        The pool.
+
+    Raises:
+        UnavailableError: There is no cluster, or it has not the room.
+    """
+    with connect_cluster(options) as room:
+        yield RayPool(options, room, uses_gpu=uses_gpu)
+
+
+@contextmanager
+def _start_workers(pool: RayPool, factory: object, shared_paths: dict[str, str]) -> Iterator[list[_Worker]]:
     """Starts workers; ends them when the block does."""
-    factory, shared_paths = arguments
     ray.cloudpickle.register_pickle_by_value(ray_worker)
     try:
         actor_class = ray.remote(
-            num_cpus=options.cpus, num_gpus=gpus, max_restarts=-1, max_task_retries=0, scheduling_strategy="SPREAD"
+            num_cpus=pool.options.cpus,
+            num_gpus=pool.gpus,
+            max_restarts=-1,
+            max_task_retries=0,
+            scheduling_strategy="SPREAD",
         )(RayWorker)
         data = ray.cloudpickle.dumps(factory)
-        workers = [_Worker(number, actor_class.remote(__version__, data, shared_paths)) for number in range(count)]
-        log.info("%s: %d CPUs and %g GPUs each", format_count(count, "worker"), options.cpus, gpus)
+        workers = [_Worker(number, actor_class.remote(__version__, data, shared_paths)) for number in range(pool.worker_count)]
+        log.info("%s: %d CPUs and %g GPUs each", format_count(len(workers), "worker"), pool.options.cpus, pool.gpus)
     finally:
         ray.cloudpickle.unregister_pickle_by_value(ray_worker)
     is_finished = False
@@ -161,7 +205,7 @@ def _start_workers(
     finally:
         if is_finished:  # so that nothing of theirs is open when the driver goes on
             with suppress(RayError):
-                closing = [worker.actor.close.remote() for worker in workers if worker.state in ("open", "checked")]
+                closing = [worker.actor.close.remote() for worker in workers if worker.is_open]
                 ray.wait(closing, num_returns=len(closing), timeout=CLOSE_TIMEOUT_S) if closing else None
         for worker in workers:
             with suppress(Exception):
@@ -173,16 +217,15 @@ class _Driver(Generic[UnitT]):
 
     def __init__(
         self,
+        pool: RayPool,
         queue: UnitQueue[UnitT],
         workers: Sequence[_Worker],
-        room: ClusterRoom,
-        demand: tuple[RayOptions, float],
         size: JobSize,
         progress: OptionalProgress,
+        check_worker: Callable[[Any], None] | None,
     ) -> None:
-        self._queue, self._workers, self._room = queue, workers, room
-        self._options, self._gpus = demand
-        self._size, self._progress = size, progress
+        self._pool, self._queue, self._workers = pool, queue, workers
+        self._size, self._progress, self._check_worker = size, progress, check_worker
         self._calls: dict[Any, tuple[_Worker, Chunk[UnitT] | None]] = {}  # future -> whose call, and for which units
         self._done, self._failed = size.done, 0
         self._has_rows = False
@@ -254,6 +297,8 @@ class _Driver(Generic[UnitT]):
         if worker.name != name:
             log.info("worker %d of %d is open: %s", worker.number + 1, len(self._workers), name)
         worker.state, worker.name, worker.node = "checked", name, answer.node
+        if self._check_worker is not None and answer.description is not None:
+            self._check_worker(pickle.loads(answer.description))
 
     def _lose_worker(self, worker: _Worker, chunk: Chunk[UnitT] | None, error: RayError) -> Sequence[UnitRow]:
         worker.state, worker.open_at = "new", time.monotonic() + REOPEN_DELAY_S
@@ -279,26 +324,27 @@ class _Driver(Generic[UnitT]):
     def _watch_workers(self) -> None:
         """Says what is waited for; ends a job whose workers are gone for good."""
         now = time.monotonic()
-        open_count = sum(worker.state in ("open", "checked") for worker in self._workers)
+        open_count = sum(worker.is_open for worker in self._workers)
         if open_count:
             self._alive_at = now
         if now - self._noticed_at >= NOTICE_INTERVAL_S:
             self._noticed_at = now
             missing = len(self._workers) - open_count
             if missing:
-                takes = f"{missing * self._gpus:g} GPUs" if self._gpus else f"{missing * self._options.cpus} CPUs"
+                gpus = missing * self._pool.gpus
+                takes = f"{gpus:g} GPUs" if gpus else format_count(missing * self._pool.options.cpus, "CPU")
                 self._report(f"waiting for {takes}")
                 log.info("waiting for %s: %s", takes, self._last_problem or "the cluster has none free")
         if now - self._alive_at >= LOST_TIMEOUT_S:
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            if not self._room.growing_nodes and not count_places(nodes, self._options.cpus, self._gpus):
+            if not self._pool.room.growing_nodes and not count_places(nodes, self._pool.options.cpus, self._pool.gpus):
                 raise UnavailableError(
                     "All workers are gone, and the cluster has no machine left for them. What is done stays."
                 )
             self._alive_at = now
 
     def _report(self, what: str) -> None:
-        open_count = sum(worker.state in ("open", "checked") for worker in self._workers)
+        open_count = sum(worker.is_open for worker in self._workers)
         counts = f"{open_count} of {format_count(len(self._workers), 'worker')}"
         if self._failed:
             counts += f", {self._failed} failed"

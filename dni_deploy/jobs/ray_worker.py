@@ -42,7 +42,9 @@ class RayWorker:
 
     def open(self) -> dict[str, Any]:
         """Opens the worker, unless it is open."""
-        return self._answer(self._find_problem() if self._worker is None else None)
+        answer = self._answer(self._find_problem() if self._worker is None else None)
+        description = getattr(self._worker, "description", None)
+        return answer if description is None else {**answer, "description": pickle.dumps(description)}
 
     def run(self, data: bytes) -> dict[str, Any]:
         """Does pickled units; the answer has their rows."""

@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ pytest.importorskip("ray", reason="Ray is not installed (extra `ray`)")
 from ray.cluster_utils import Cluster
 
 from dni_deploy.jobs import ray_pool
-from dni_deploy.jobs.ray_pool import JobSize, make_error, run_units
+from dni_deploy.jobs.ray_pool import JobSize, make_error, open_ray_pool
 
 pytestmark = pytest.mark.slow
 
@@ -42,8 +42,15 @@ def cluster() -> Iterator[Cluster]:
         cluster.shutdown()
 
 
-def start_job(cluster: Cluster, factory: PieceFactory, count: int, **options: Any) -> Iterator[UnitRow]:
-    return run_units(factory, list_pieces(count), RayOptions(ray=cluster.address, **options), size=JobSize(units=count))
+def start_job(cluster: Cluster, factory: PieceFactory, count: int, **options: Any) -> Generator[UnitRow, None, None]:
+    return run_pieces(cluster, factory, list_pieces(count), count, RayOptions(ray=cluster.address, **options))
+
+
+def run_pieces(
+    cluster: Cluster, factory: PieceFactory, units: Iterable[Piece], count: int, options: RayOptions | None = None, **more: Any
+) -> Generator[UnitRow, None, None]:
+    with open_ray_pool(options or RayOptions(ray=cluster.address)) as pool:
+        yield from pool.run_units(factory, units, size=JobSize(units=count), **more)
 
 
 def check_rows(rows: Iterable[UnitRow], folder: Path, count: int, failed: Iterable[str] = ()) -> None:
@@ -70,10 +77,7 @@ def find_workers() -> set[int]:
 def test_a_unit_that_kills_its_worker_is_a_row_and_all_others_are_done(cluster: Cluster, tmp_path: Path) -> None:
     factory = PieceFactory(os.fspath(tmp_path), 0.01, killers=frozenset({"p000025"}), broken=frozenset({"p000003"}))
     reports: list[tuple[int, int, str]] = []
-    options = RayOptions(ray=cluster.address)
-    rows = list(
-        run_units(factory, list_pieces(60), options, size=JobSize(units=60), progress=lambda *report: reports.append(report))
-    )
+    rows = list(run_pieces(cluster, factory, list_pieces(60), 60, progress=lambda *report: reports.append(report)))
     check_rows(rows, tmp_path, 60, {"p000003", "p000025"})
     assert reports[0] == (0, 60, "0 of 2 workers, starting the workers")
     assert reports[-1][:2] == (60, 60)
@@ -108,9 +112,8 @@ def test_a_job_that_is_closed_leaves_no_worker(cluster: Cluster, tmp_path: Path)
         yield from list_pieces(3)  # both workers are busy, and get their next units
         raise KeyboardInterrupt
 
-    factory, options = PieceFactory(os.fspath(tmp_path), 30.0), RayOptions(ray=cluster.address)
     with pytest.raises(KeyboardInterrupt):
-        list(run_units(factory, list_until_stopped(), options, size=JobSize(units=8)))
+        list(run_pieces(cluster, PieceFactory(os.fspath(tmp_path), 30.0), list_until_stopped(), 8))
     end = time.monotonic() + 5
     while find_workers() and time.monotonic() < end:
         time.sleep(0.1)
@@ -119,16 +122,9 @@ def test_a_job_that_is_closed_leaves_no_worker(cluster: Cluster, tmp_path: Path)
 
 def test_what_every_unit_would_meet_ends_the_job(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(factory: PieceFactory, *paths: Path, **options: Any) -> DniError:
+        chosen = RayOptions(ray=cluster.address, **options)
         with pytest.raises(DniError) as caught:
-            list(
-                run_units(
-                    factory,
-                    list_pieces(2),
-                    RayOptions(ray=cluster.address, **options),
-                    size=JobSize(units=2),
-                    shared_paths=paths,
-                )
-            )
+            list(run_pieces(cluster, factory, list_pieces(2), 2, chosen, shared_paths=paths))
         return caught.value
 
     error = fail(PieceFactory("", is_unusable=True))
