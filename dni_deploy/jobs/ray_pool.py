@@ -6,8 +6,8 @@ import logging
 import os
 import pickle
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Generic
 
@@ -16,13 +16,13 @@ import ray.cloudpickle
 from ray.exceptions import RayError, RayTaskError
 
 from dni_deploy._version import __version__
-from dni_deploy.errors import DniError, UnavailableError, escape_name
+from dni_deploy.errors import UnavailableError, escape_name
 from dni_deploy.jobs import ray_worker
-from dni_deploy.jobs.pool import WorkerFactory
-from dni_deploy.jobs.ray_cluster import ClusterRoom, connect_cluster, count_places
+from dni_deploy.jobs.pool import WorkerDescription, WorkerFactory
+from dni_deploy.jobs.ray_cluster import connect_cluster, count_places
 from dni_deploy.jobs.ray_options import RayOptions
 from dni_deploy.jobs.ray_worker import RayWorker, describe_path
-from dni_deploy.jobs.unit import UnitRow, UnitT
+from dni_deploy.jobs.unit import UnitError, UnitRow, UnitT
 from dni_deploy.jobs.unit_queue import Chunk, UnitQueue
 from dni_deploy.utils.format_count import format_count
 from dni_deploy.utils.progress import OptionalProgress, report_progress
@@ -42,19 +42,6 @@ LOST_TIMEOUT_S = 60.0
 CLOSE_TIMEOUT_S = 5.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class JobSize:
-    """What is known of the units before they are done.
-
-    Attributes:
-        units: Number of all units.
-        done: Number of them that were done before, for the progress.
-    """
-
-    units: int
-    done: int = 0
-
-
 @dataclass(frozen=True)
 class WorkerAnswer:
     """What a call of a RayWorker gives.
@@ -64,8 +51,8 @@ class WorkerAnswer:
         pid: The process.
         node: Ray's id of the machine.
         problem: Kind, sentence and exit code of what every unit would meet, or None.
-        description: Pickled: what the worker says of itself.
-        rows: Pickled rows of the units.
+        description: The worker's WorkerDescription, pickled, once it is open.
+        rows: Rows of the units, pickled.
         seconds: Time that they took.
     """
 
@@ -73,7 +60,7 @@ class WorkerAnswer:
     pid: int
     node: str
     problem: tuple[str, str, int] | None
-    description: bytes | None = None
+    description: bytes = b""
     rows: bytes = b""
     seconds: float = 0.0
 
@@ -104,149 +91,124 @@ class _Worker:
         return self.state in ("open", "checked")
 
 
-class RayPool:
-    """The workers that a job may have on a cluster; make one with `open_ray_pool`.
+class RayWorkers(Generic[UnitT]):
+    """Workers on a Ray cluster, which together are one UnitWorker.
+
+    Each is a process that opens the factory's worker once and has two chunks of units at a time. Where one dies, Ray starts
+    another in its place, and its units are done again; a unit that kills its workers becomes a row with an error, see UnitQueue.
 
     Attributes:
-        options: Where the workers run, and what each takes.
-        room: What the cluster has room for.
-        gpus: GPUs of each worker.
         worker_count: Number of workers.
 
     Thread safety: one thread at a time.
     """
 
-    def __init__(self, options: RayOptions, room: ClusterRoom, *, uses_gpu: bool | None) -> None:
-        """Chooses what each worker takes, and how many there are.
-
-        Raises:
-            UnavailableError: The cluster has not the room.
-        """
-        self.options, self.room = options, room
-        self.gpus = room.choose_gpus(options, uses_gpu=uses_gpu)
-        self.worker_count = room.choose_worker_count(options, self.gpus)
-
-    def run_units(
+    def __init__(
         self,
         factory: WorkerFactory[UnitT],
-        units: Iterable[UnitT],
+        options: RayOptions,
         *,
-        size: JobSize,
+        uses_gpu: bool | None = None,
         shared_paths: Sequence[str | os.PathLike[str]] = (),
+        record_row: Callable[[UnitRow], None] | None = None,
         progress: OptionalProgress = None,
-        check_worker: Callable[[Any], None] | None = None,
-    ) -> Generator[UnitRow, None, None]:
-        """Does units.
-
-        Each worker is a process that opens the factory's worker once and has two chunks of units at a time. Where one dies,
-        Ray starts another in its place, and its units are done again; a unit that kills its workers becomes a row with an
-        error, see UnitQueue. Rows come as units end, in any order. When the iterator is closed, all workers end.
+    ) -> None:
+        """Connects to a cluster, or starts one, and waits until a worker is open.
 
         Args:
             factory: Opens a worker in each process. It has to be picklable, and so have the units.
-            units: The units, each with an id of its own; read as they are handed out.
-            size: Number of units.
+            options: Where the workers run, and what each takes.
+            uses_gpu: Whether the engine needs a GPU; None: it takes one where there is any.
             shared_paths: Files and folders that all machines have to see as this one does.
-            progress: Called with the units that are done or have failed.
-            check_worker: Called with what a worker that opens says of itself, its attribute `description`, if it has any.
-
-        Yields:
-            The row of each unit.
+            record_row: Called with the rows that no worker could write: of units that killed theirs.
+            progress: Called while the workers start.
 
         Raises:
-            UnavailableError: A worker cannot do anything where it runs, or all workers are gone.
-            DniError: What every unit would meet, as a worker or `check_worker` raised it.
+            UnavailableError: There is no cluster, it has not the room, or a worker cannot do anything there.
+            DniError: As the factory raises.
         """
-        described = {os.path.abspath(path): describe_path(os.path.abspath(path)) for path in shared_paths}
-        queue = UnitQueue(iter(units), self.options.retries, size.units - size.done, self.worker_count)
-        with _start_workers(self, factory, described) as workers:
-            yield from _Driver(self, queue, workers, size, progress, check_worker).run()
-
-
-@contextmanager
-def open_ray_pool(options: RayOptions, *, uses_gpu: bool | None = None) -> Iterator[RayPool]:
-    """Connects to a cluster, or starts one.
-
-    Args:
-        options: Where the workers run, and what each takes.
-        uses_gpu: Whether the engine needs a GPU; None: it takes one where there is any.
-
-    Yields:
-        The pool.
-
-    Raises:
-        UnavailableError: There is no cluster, or it has not the room.
-    """
-    with connect_cluster(options) as room:
-        yield RayPool(options, room, uses_gpu=uses_gpu)
-
-
-@contextmanager
-def _start_workers(pool: RayPool, factory: object, shared_paths: dict[str, str]) -> Iterator[list[_Worker]]:
-    """Starts workers; ends them when the block does."""
-    ray.cloudpickle.register_pickle_by_value(ray_worker)
-    try:
-        actor_class = ray.remote(
-            num_cpus=pool.options.cpus,
-            num_gpus=pool.gpus,
-            max_restarts=-1,
-            max_task_retries=0,
-            scheduling_strategy="SPREAD",
-        )(RayWorker)
-        data = ray.cloudpickle.dumps(factory)
-        workers = [_Worker(number, actor_class.remote(__version__, data, shared_paths)) for number in range(pool.worker_count)]
-        log.info("%s: %d CPUs and %g GPUs each", format_count(len(workers), "worker"), pool.options.cpus, pool.gpus)
-    finally:
-        ray.cloudpickle.unregister_pickle_by_value(ray_worker)
-    is_finished = False
-    try:
-        yield workers
-        is_finished = True
-    finally:
-        if is_finished:  # so that nothing of theirs is open when the driver goes on
-            with suppress(RayError):
-                closing = [worker.actor.close.remote() for worker in workers if worker.is_open]
-                ray.wait(closing, num_returns=len(closing), timeout=CLOSE_TIMEOUT_S) if closing else None
-        for worker in workers:
-            with suppress(Exception):
-                ray.kill(worker.actor, no_restart=True)
-
-
-class _Driver(Generic[UnitT]):
-    """Hands the units of a queue to workers until every unit has its row."""
-
-    def __init__(
-        self,
-        pool: RayPool,
-        queue: UnitQueue[UnitT],
-        workers: Sequence[_Worker],
-        size: JobSize,
-        progress: OptionalProgress,
-        check_worker: Callable[[Any], None] | None,
-    ) -> None:
-        self._pool, self._queue, self._workers = pool, queue, workers
-        self._size, self._progress, self._check_worker = size, progress, check_worker
+        self._options, self._record_row, self._progress = options, record_row, progress
         self._calls: dict[Any, tuple[_Worker, Chunk[UnitT] | None]] = {}  # future -> whose call, and for which units
-        self._done, self._failed = size.done, 0
+        self._queue: UnitQueue[UnitT] = UnitQueue(iter(()))
+        self._description: WorkerDescription | None = None
+        self._done = self._failed = self._total = 0
         self._has_rows = False
         self._noticed_at = self._alive_at = time.monotonic()
         self._last_problem = ""
+        described = {os.path.abspath(path): describe_path(os.path.abspath(path)) for path in shared_paths}
+        with ExitStack() as stack:
+            self._room = stack.enter_context(connect_cluster(options))
+            self._gpus = self._room.choose_gpus(options, uses_gpu=uses_gpu)
+            self.worker_count = self._room.choose_worker_count(options, self._gpus)
+            self._workers = stack.enter_context(self._start_workers(factory, described))
+            self._report("starting the workers")
+            while self._description is None:
+                list(self._step())
+            self._closing = stack.pop_all()
 
-    def run(self) -> Iterator[UnitRow]:
-        """Yields the row of each unit as it ends."""
-        self._report("starting the workers")
-        while True:
-            for worker in self._workers:
-                self._occupy(worker)
-            if self._queue.is_done:
-                return
-            futures = list(self._calls)
-            ended = ray.wait(futures, timeout=POLL_INTERVAL_S)[0] if futures else []
-            if not futures:
-                time.sleep(REOPEN_DELAY_S)
-            for future in ended:
-                yield from self._end_call(future)
-            self._watch_workers()
+    @property
+    def description(self) -> WorkerDescription:
+        """What the workers are; all are the same."""
+        assert self._description is not None
+        return self._description
+
+    def run_units(self, units: Sequence[UnitT], progress: OptionalProgress = None) -> Generator[UnitRow, None, None]:
+        """Does units and yields a row for each as it ends, in any order.
+
+        Args:
+            units: The units, each with an id of its own.
+            progress: Called with the number of units that are done or have failed.
+
+        Raises:
+            UnavailableError: All workers are gone.
+            DniError: What every unit would meet, as a worker raised it.
+        """
+        self._queue = UnitQueue(iter(units), self._options.retries, len(units), self.worker_count)
+        self._done, self._failed, self._total, self._progress = 0, 0, len(units), progress
+        self._report("")
+        while not self._queue.is_done:
+            yield from self._step()
+
+    def close(self) -> None:
+        """Ends the workers, and the connection or the cluster that was started for them."""
+        self._closing.close()
+
+    @contextmanager
+    def _start_workers(self, factory: object, shared_paths: dict[str, str]) -> Iterator[list[_Worker]]:
+        options = self._options
+        ray.cloudpickle.register_pickle_by_value(ray_worker)
+        try:
+            actor_class = ray.remote(
+                num_cpus=options.cpus, num_gpus=self._gpus, max_restarts=-1, max_task_retries=0, scheduling_strategy="SPREAD"
+            )(RayWorker)
+            data = ray.cloudpickle.dumps(factory)
+            workers = [
+                _Worker(number, actor_class.remote(__version__, data, shared_paths)) for number in range(self.worker_count)
+            ]
+        finally:
+            ray.cloudpickle.unregister_pickle_by_value(ray_worker)
+        log.info("%s: %d CPUs and %g GPUs each", format_count(len(workers), "worker"), options.cpus, self._gpus)
+        try:
+            yield workers
+        finally:
+            if self._queue.is_done:  # so that nothing of theirs is open when the driver goes on
+                with suppress(RayError):
+                    closing = [worker.actor.close.remote() for worker in workers if worker.is_open]
+                    ray.wait(closing, num_returns=len(closing), timeout=CLOSE_TIMEOUT_S) if closing else None
+            for worker in workers:
+                with suppress(Exception):
+                    ray.kill(worker.actor, no_restart=True)
+
+    def _step(self) -> Iterator[UnitRow]:
+        """Gives all workers something to do, and yields the rows of a call that ends."""
+        for worker in self._workers:
+            self._occupy(worker)
+        futures = list(self._calls)
+        if not futures:
+            time.sleep(REOPEN_DELAY_S)
+        for future in ray.wait(futures, timeout=POLL_INTERVAL_S)[0] if futures else ():
+            yield from self._end_call(future)
+        self._watch_workers()
 
     def _occupy(self, worker: _Worker) -> None:
         """Opens a worker, or gives it units."""
@@ -277,6 +239,8 @@ class _Driver(Generic[UnitT]):
             raise error.as_instanceof_cause() from None  # a bug: its traceback is in the text
         except RayError as error:
             rows = self._lose_worker(worker, chunk, error)
+            for row in rows if self._record_row is not None else ():
+                self._record_row(row)
         else:
             if answer.problem is not None:
                 self._end_by_error(worker, chunk, answer)
@@ -297,8 +261,14 @@ class _Driver(Generic[UnitT]):
         if worker.name != name:
             log.info("worker %d of %d is open: %s", worker.number + 1, len(self._workers), name)
         worker.state, worker.name, worker.node = "checked", name, answer.node
-        if self._check_worker is not None and answer.description is not None:
-            self._check_worker(pickle.loads(answer.description))
+        description: WorkerDescription = pickle.loads(answer.description)
+        if self._description is None:
+            self._description = description
+        elif description.identity != self._description.identity:
+            others = f"{dict(description.identity)} and others {dict(self._description.identity)}"
+            raise UnavailableError(
+                f"The worker at {answer.host} has {escape_name(others)}: all have to be the same (--engine)."
+            )
 
     def _lose_worker(self, worker: _Worker, chunk: Chunk[UnitT] | None, error: RayError) -> Sequence[UnitRow]:
         worker.state, worker.open_at = "new", time.monotonic() + REOPEN_DELAY_S
@@ -313,13 +283,13 @@ class _Driver(Generic[UnitT]):
     def _end_by_error(self, worker: _Worker, chunk: Chunk[UnitT] | None, answer: WorkerAnswer) -> None:
         """Raises what every unit would meet. A worker that cannot open after others have worked is left out instead."""
         assert answer.problem is not None
-        kind, sentence, _ = answer.problem
+        _, sentence, _ = answer.problem
         if chunk is None and self._has_rows:
             log.warning("worker %d is left out: %s", worker.number + 1, escape_name(sentence, 1000))
             worker.state, worker.open_at = "new", time.monotonic() + NOTICE_INTERVAL_S
             self._last_problem = sentence
             return
-        raise make_error(kind, sentence)
+        raise UnitError(*answer.problem).to_exception()
 
     def _watch_workers(self) -> None:
         """Says what is waited for; ends a job whose workers are gone for good."""
@@ -331,13 +301,13 @@ class _Driver(Generic[UnitT]):
             self._noticed_at = now
             missing = len(self._workers) - open_count
             if missing:
-                gpus = missing * self._pool.gpus
-                takes = f"{gpus:g} GPUs" if gpus else format_count(missing * self._pool.options.cpus, "CPU")
+                gpus = missing * self._gpus
+                takes = f"{gpus:g} GPUs" if gpus else format_count(missing * self._options.cpus, "CPU")
                 self._report(f"waiting for {takes}")
                 log.info("waiting for %s: %s", takes, self._last_problem or "the cluster has none free")
         if now - self._alive_at >= LOST_TIMEOUT_S:
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            if not self._pool.room.growing_nodes and not count_places(nodes, self._pool.options.cpus, self._pool.gpus):
+            if not self._room.growing_nodes and not count_places(nodes, self._options.cpus, self._gpus):
                 raise UnavailableError(
                     "All workers are gone, and the cluster has no machine left for them. What is done stays."
                 )
@@ -348,12 +318,4 @@ class _Driver(Generic[UnitT]):
         counts = f"{open_count} of {format_count(len(self._workers), 'worker')}"
         if self._failed:
             counts += f", {self._failed} failed"
-        report_progress(self._progress, self._done, self._size.units, f"{counts}{', ' if what else ''}{what}")
-
-
-def make_error(kind: str, sentence: str) -> DniError:
-    """Makes the error that a worker raised, of the class with this kind."""
-    classes: list[type[DniError]] = [DniError]
-    for error_class in classes:  # grows meanwhile
-        classes += error_class.__subclasses__()
-    return next((one for one in classes[1:] if one.kind == kind), UnavailableError)(sentence)
+        report_progress(self._progress, self._done, self._total, f"{counts}{', ' if what else ''}{what}")

@@ -43,8 +43,7 @@ class RayWorker:
     def open(self) -> dict[str, Any]:
         """Opens the worker, unless it is open."""
         answer = self._answer(self._find_problem() if self._worker is None else None)
-        description = getattr(self._worker, "description", None)
-        return answer if description is None else {**answer, "description": pickle.dumps(description)}
+        return answer if self._worker is None else {**answer, "description": pickle.dumps(self._worker.description)}
 
     def run(self, data: bytes) -> dict[str, Any]:
         """Does pickled units; the answer has their rows."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from dni_deploy.errors import BundleError, InputError
-from dni_deploy.jobs.unit import UnitRow, run_unit
+from dni_deploy.jobs.pool import WorkerDescription
+from dni_deploy.jobs.unit import UnitResult, UnitRow, WorkerName, run_unit
+from dni_deploy.utils.progress import OptionalProgress
 
 
 class Piece(NamedTuple):
@@ -24,11 +26,12 @@ class PieceFactory:
     """Opens workers that write a file for each unit.
 
     Attributes:
-        folder: Where files are written; a line with the process goes into folder/"attempts".
+        folder: Where files are written.
         seconds: Time for a unit.
         killers: Units that kill their process.
         broken: Units that fail.
         is_unusable: No worker can be opened.
+        is_different: Every worker says that it is another one.
     """
 
     folder: str
@@ -36,6 +39,7 @@ class PieceFactory:
     killers: frozenset[str] = frozenset()
     broken: frozenset[str] = frozenset()
     is_unusable: bool = False
+    is_different: bool = False
 
     def open_worker(self) -> PieceWorker:
         if self.is_unusable:
@@ -46,22 +50,21 @@ class PieceFactory:
 class PieceWorker:
     def __init__(self, factory: PieceFactory) -> None:
         self.factory = factory
+        self.description = WorkerDescription("none", identity={"pid": os.getpid() if factory.is_different else 0})
 
-    def run_units(self, units: Iterable[Piece]) -> Iterator[UnitRow]:
+    def run_units(self, units: Sequence[Piece], progress: OptionalProgress = None) -> Iterator[UnitRow]:
         for unit in units:
-            yield run_unit(unit, self.make_file, worker=str(os.getpid()))
+            yield run_unit(unit, self.make_file, WorkerName(str(os.getpid())))
 
-    def make_file(self, unit: Piece) -> Sequence[str]:
+    def make_file(self, unit: Piece) -> UnitResult:
         if unit.id in self.factory.broken:
             raise InputError(f"{unit.id} is damaged.")
         if unit.id in self.factory.killers:
             os._exit(1)
         time.sleep(self.factory.seconds)
-        folder = Path(self.factory.folder)
         if self.factory.folder:
-            (folder / unit.id).write_text(unit.id)
-            (folder / f"worker-{os.getpid()}").touch()
-        return [f"threads {os.environ.get('OMP_NUM_THREADS')}"]
+            Path(self.factory.folder, unit.id).write_text(unit.id)
+        return UnitResult((f"threads {os.environ.get('OMP_NUM_THREADS')}",))
 
     def close(self) -> None:
         pass

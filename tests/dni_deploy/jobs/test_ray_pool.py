@@ -6,16 +6,18 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dni_deploy.errors import BundleError, DniError, UnavailableError
+from dni_deploy.errors import BundleError, DniError
 from dni_deploy.jobs.ray_options import RayOptions
 from dni_deploy.jobs.unit import UnitRow
+from dni_deploy.utils.progress import OptionalProgress
 from tests.support.ray_units import Piece, PieceFactory, list_pieces
 
 pytest.importorskip("ray", reason="Ray is not installed (extra `ray`)")
@@ -23,7 +25,7 @@ pytest.importorskip("ray", reason="Ray is not installed (extra `ray`)")
 from ray.cluster_utils import Cluster
 
 from dni_deploy.jobs import ray_pool
-from dni_deploy.jobs.ray_pool import JobSize, make_error, open_ray_pool
+from dni_deploy.jobs.ray_pool import RayWorkers
 
 pytestmark = pytest.mark.slow
 
@@ -42,15 +44,13 @@ def cluster() -> Iterator[Cluster]:
         cluster.shutdown()
 
 
-def start_job(cluster: Cluster, factory: PieceFactory, count: int, **options: Any) -> Generator[UnitRow, None, None]:
-    return run_pieces(cluster, factory, list_pieces(count), count, RayOptions(ray=cluster.address, **options))
-
-
 def run_pieces(
-    cluster: Cluster, factory: PieceFactory, units: Iterable[Piece], count: int, options: RayOptions | None = None, **more: Any
+    cluster: Cluster, factory: PieceFactory, units: Sequence[Piece], progress: OptionalProgress = None, **more: Any
 ) -> Generator[UnitRow, None, None]:
-    with open_ray_pool(options or RayOptions(ray=cluster.address)) as pool:
-        yield from pool.run_units(factory, units, size=JobSize(units=count), **more)
+    names = [field.name for field in fields(RayOptions) if field.name in more]
+    options = RayOptions(ray=cluster.address, **{name: more.pop(name) for name in names})
+    with closing(RayWorkers(factory, options, progress=progress, **more)) as workers:
+        yield from workers.run_units(units, progress)
 
 
 def check_rows(rows: Iterable[UnitRow], folder: Path, count: int, failed: Iterable[str] = ()) -> None:
@@ -77,16 +77,20 @@ def find_workers() -> set[int]:
 def test_a_unit_that_kills_its_worker_is_a_row_and_all_others_are_done(cluster: Cluster, tmp_path: Path) -> None:
     factory = PieceFactory(os.fspath(tmp_path), 0.01, killers=frozenset({"p000025"}), broken=frozenset({"p000003"}))
     reports: list[tuple[int, int, str]] = []
-    rows = list(run_pieces(cluster, factory, list_pieces(60), 60, progress=lambda *report: reports.append(report)))
+    recorded: list[UnitRow] = []
+    rows = list(
+        run_pieces(cluster, factory, list_pieces(60), lambda *report: reports.append(report), record_row=recorded.append)
+    )
     check_rows(rows, tmp_path, 60, {"p000003", "p000025"})
-    assert reports[0] == (0, 60, "0 of 2 workers, starting the workers")
+    assert [row.unit for row in recorded] == ["p000025"]
+    assert reports[0] == (0, 0, "0 of 2 workers, starting the workers")
     assert reports[-1][:2] == (60, 60)
     assert "of 2 workers, 2 failed" in reports[-1][2]
     assert {note for row in rows for note in row.notes} == {"threads 1"}
 
 
 def test_killed_workers_lose_no_unit(cluster: Cluster, tmp_path: Path) -> None:
-    with closing(start_job(cluster, PieceFactory(os.fspath(tmp_path), 0.02), 120)) as job:
+    with closing(run_pieces(cluster, PieceFactory(os.fspath(tmp_path), 0.02), list_pieces(120))) as job:
         rows = []
         for row in job:
             rows.append(row)
@@ -97,7 +101,7 @@ def test_killed_workers_lose_no_unit(cluster: Cluster, tmp_path: Path) -> None:
 
 def test_a_machine_that_is_gone_loses_no_unit(cluster: Cluster, tmp_path: Path) -> None:
     node = cluster.add_node(num_cpus=1, **STORE)
-    with closing(start_job(cluster, PieceFactory(os.fspath(tmp_path), 0.1), 80, workers=3, cpus=1)) as job:
+    with closing(run_pieces(cluster, PieceFactory(os.fspath(tmp_path), 0.1), list_pieces(80), workers=3)) as job:
         rows = []
         for row in job:
             rows.append(row)
@@ -107,13 +111,16 @@ def test_a_machine_that_is_gone_loses_no_unit(cluster: Cluster, tmp_path: Path) 
     cluster.remove_node(node, allow_graceful=False)
 
 
-def test_a_job_that_is_closed_leaves_no_worker(cluster: Cluster, tmp_path: Path) -> None:
-    def list_until_stopped() -> Iterator[Piece]:
-        yield from list_pieces(3)  # both workers are busy, and get their next units
+def stop_when_started(done: int, total: int, what: str) -> None:
+    """Ctrl-C when there are workers."""
+    if total:
         raise KeyboardInterrupt
 
+
+def test_a_job_that_is_closed_leaves_no_worker(cluster: Cluster, tmp_path: Path) -> None:
+    job = run_pieces(cluster, PieceFactory(os.fspath(tmp_path), 30.0), list_pieces(8), stop_when_started)
     with pytest.raises(KeyboardInterrupt):
-        list(run_pieces(cluster, PieceFactory(os.fspath(tmp_path), 30.0), list_until_stopped(), 8))
+        next(job)
     end = time.monotonic() + 5
     while find_workers() and time.monotonic() < end:
         time.sleep(0.1)
@@ -122,14 +129,14 @@ def test_a_job_that_is_closed_leaves_no_worker(cluster: Cluster, tmp_path: Path)
 
 def test_what_every_unit_would_meet_ends_the_job(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(factory: PieceFactory, *paths: Path, **options: Any) -> DniError:
-        chosen = RayOptions(ray=cluster.address, **options)
         with pytest.raises(DniError) as caught:
-            list(run_pieces(cluster, factory, list_pieces(2), 2, chosen, shared_paths=paths))
+            list(run_pieces(cluster, factory, list_pieces(2), shared_paths=paths, **options))
         return caught.value
 
     error = fail(PieceFactory("", is_unusable=True))
     assert isinstance(error, BundleError)
     assert str(error).endswith(": x.dni is damaged.")
+    assert "all have to be the same (--engine)" in str(fail(PieceFactory("", 0.5, is_different=True)))
     error = fail(PieceFactory(""), gpus=2)
     assert "room for no worker with 2 GPUs and 1 CPU, and this job needs 1. It has 0 GPUs and " in str(error)
     assert error.exit_code == 7
@@ -147,9 +154,3 @@ def test_what_every_unit_would_meet_ends_the_job(cluster: Cluster, tmp_path: Pat
         patch.setattr(ray_pool, "__version__", "9.9")
         error = fail(PieceFactory(""))
     assert "and this is 9.9: install one of them" in str(error)
-
-
-def test_errors_of_workers_keep_their_class() -> None:
-    assert isinstance(make_error("BundleError", "x"), BundleError)
-    for kind in ("NoSuchError", "annotations", "escape_name"):
-        assert type(make_error(kind, "x")) is UnavailableError
