@@ -213,13 +213,9 @@ class _Runner:
         skipped = {**self.plan.skipped, **({"done": tuple(kept)} if kept else {})}
         if not tasks:
             return RunReport({}, "", "", (), (), skipped, 0.0)
-        factory = self.factory
-        if job is not None:
-            factory = replace(factory, job_path=job.path, job_started_ns=job.started_ns)
+        factory = replace(self.factory, job=job)
         with closing(factory.open_worker()) as worker:
             description = worker.description
-            if job is not None:
-                job.check_engine(description.identity)
             if self.save_preset is not None:
                 preset = Preset(description.alpha.members, description.alpha, description.rules)
                 preset.write(self.save_preset, force=factory.force)
@@ -252,7 +248,7 @@ class _Runner:
             if row.error is None:
                 results.images.append(ImageResult.from_row(row, self.plan.tasks[0].output_root))
                 continue
-            failure = ImageFailure(row.details.get("source", row.unit), row.error.to_exception())
+            failure = ImageFailure(row.details.get("source", row.unit), row.error.to_error())
             results.failures.append(failure)
             if self.report_failure is not None and self.plan.folder is not None:
                 self.report_failure(failure)

@@ -35,8 +35,8 @@ from dni_deploy.imaging.image_tasks import FALLBACK_SUFFIX, ImageFileOptions, Im
 from dni_deploy.imaging.metadata import NO_METADATA
 from dni_deploy.imaging.resize import resize_frame
 from dni_deploy.imaging.tiling import count_tiles, run_tiled
+from dni_deploy.jobs.job_folder import JobFolder
 from dni_deploy.jobs.manifest import RowWriter
-from dni_deploy.jobs.pool import WorkerDescription
 from dni_deploy.jobs.unit import UnitOutput, UnitResult, UnitRow, WorkerName, make_worker_name, run_unit
 from dni_deploy.session.options import SessionOptions
 from dni_deploy.session.session import Session, open_session
@@ -135,10 +135,12 @@ class _StoppedError(Exception):
 
 
 @dataclass(frozen=True)
-class ImageWorkerDescription(WorkerDescription):
-    """What an image worker is.
+class ImageWorkerDescription:
+    """What an image worker is. It can be pickled.
 
     Attributes:
+        engine: Name of the engine.
+        engine_reason: Why this engine was chosen.
         alpha: The alpha; with an alpha map, where the map is black.
         alpha_white: The alpha where the alpha map is white; None without a map.
         rules: The rules for groups of weights.
@@ -146,7 +148,9 @@ class ImageWorkerDescription(WorkerDescription):
         notes: Sentences for the user.
     """
 
-    alpha: Coefficients = field(kw_only=True)
+    engine: str
+    engine_reason: str
+    alpha: Coefficients
     alpha_white: Coefficients | None = None
     rules: tuple[Rule, ...] = ()
     applied_rules: tuple[AppliedRule, ...] = ()
@@ -167,8 +171,7 @@ class ImageWorkerFactory:
         overlap: Number of input pixels that tiles share; None: the network's radius.
         in_folder: The outputs have chosen their names themselves, and may become another format.
         force: Replace outputs that exist.
-        job_path: Folder of the job, where rows are written; None without a job.
-        job_started_ns: When it began: outputs that are not older are its own, and are replaced.
+        job: The job, in whose folder rows are written, and whose own outputs are replaced; None without a job.
         shard: As Shard formats itself; "" without shards.
     """
 
@@ -181,16 +184,22 @@ class ImageWorkerFactory:
     overlap: int | None = None
     in_folder: bool = True
     force: bool = False
-    job_path: Path | None = None
-    job_started_ns: int = 0
+    job: JobFolder | None = None
     shard: str = ""
 
     def open_worker(self) -> ImageWorker:
-        """Opens a worker in this process; errors are those of `open_session` and `AlphaMap.read`."""
+        """Opens a worker in this process.
+
+        Raises:
+            UsageError: The job was begun with another engine.
+            DniError: As `open_session` and `AlphaMap.read` raise.
+        """
         options = self.map_options
         mask = None if options is None else AlphaMap.read(options.mask)
         session = open_session(self.bundle, self.session_options, alpha=self.alpha)
         try:
+            if self.job is not None:
+                self.job.check_engine({"engine": [session.engine.name, self.session_options.precision]})
             if options is None or mask is None:
                 return ImageWorker(session, self)
             ends = AlphaMapRange.from_options(session, self.alpha, options.white)
@@ -229,9 +238,9 @@ class ImageWorker:
         self._stopping = threading.Event()
         self._progress_lock, self._map_lock = threading.Lock(), threading.Lock()
         self._done = self._total = 0
-        self.description = _describe(session, factory, map_range)
+        self.description = _describe(session, map_range)
         self._name = WorkerName(make_worker_name(), factory.shard, session.engine.name, cpu_name())
-        self._rows = None if factory.job_path is None else RowWriter(factory.job_path, self._name.worker)
+        self._rows = None if factory.job is None else RowWriter(factory.job.path, self._name.worker)
 
     def close(self) -> None:
         """Closes the session and the file of rows."""
@@ -239,14 +248,15 @@ class ImageWorker:
             self._rows.close()
         self._session.close()
 
-    def run_units(self, units: Sequence[ImageTask], progress: OptionalProgress = None) -> Generator[UnitRow, None, None]:
+    def run_units(self, units: Iterable[ImageTask], progress: OptionalProgress = None) -> Generator[UnitRow, None, None]:
         """Does images, several at once.
 
         An error belongs to its image, and the others are processed. Ctrl-C leaves only whole files.
 
         Args:
             units: The images.
-            progress: As in UnitWorker; also called within an image with an alpha map.
+            progress: Called with the number of images that are done or have failed, from any thread, one at a time; also within
+                an image with an alpha map.
 
         Yields:
             A row for each image, in their order.
@@ -255,17 +265,18 @@ class ImageWorker:
             DiskFullError: There is no room.
             InputError: The rows cannot be written.
         """
-        if not units:
+        tasks = units if isinstance(units, Sequence) else list(units)
+        if not tasks:
             return
-        self._done, self._total = 0, len(units)
+        self._done, self._total = 0, len(tasks)
         self._stopping.clear()
-        self._report(progress, units[0].source_name)
-        if len(units) == 1:  # in the caller's thread, which Ctrl-C interrupts
-            yield self._run_unit(units[0], progress)
+        self._report(progress, tasks[0].source_name)
+        if len(tasks) == 1:  # in the caller's thread, which Ctrl-C interrupts
+            yield self._run_unit(tasks[0], progress)
             return
         futures = run_overlapped(
             lambda task: self._run_unit(task, progress),
-            units,
+            tasks,
             threads=min(FRAMES_IN_FLIGHT + count_cores(), MAX_THREADS),
             measure_bytes=self._estimate_bytes,
             max_bytes=(available_memory_bytes() or ASSUMED_MEMORY_BYTES) // MEMORY_FRACTION,
@@ -350,9 +361,9 @@ class ImageWorker:
 
     def _may_replace(self, path: str) -> bool:
         """Tells whether what may be at a path is replaced: where that was asked for, and what this job has made."""
-        if self._factory.force or self._factory.job_path is None:
+        if self._factory.force or self._factory.job is None:
             return self._factory.force
-        return is_own_output(path, self._factory.job_started_ns)
+        return is_own_output(path, self._factory.job.started_ns)
 
     def _check_running(self) -> None:
         if self._stopping.is_set():
@@ -418,13 +429,11 @@ class ImageWorker:
         return {**image_format.lossy_options, "quality": self._options.quality}
 
 
-def _describe(session: Session, factory: ImageWorkerFactory, map_range: AlphaMapRange | None) -> ImageWorkerDescription:
+def _describe(session: Session, map_range: AlphaMapRange | None) -> ImageWorkerDescription:
     rules = session.rules
-    precision = factory.session_options.precision
     return ImageWorkerDescription(
         session.engine.name,
         session.engine_reason,
-        {"engine": [session.engine.name, precision]},
         alpha=session.alpha if map_range is None else map_range.black,
         alpha_white=None if map_range is None else map_range.white,
         rules=() if rules is None else tuple(rules.rules),

@@ -64,11 +64,11 @@ class DoneUnit(NamedTuple):
 
 @dataclass(frozen=True)
 class JobFolder:
-    """An open job.
+    """An open job. It can be pickled.
 
     Attributes:
         path: The folder.
-        is_resumed: It was there, and is to go on with the same engine.
+        is_resumed: What is done of it stays.
         started_ns: When it began, by the clock of the disk: an output that is not older is the job's own.
     """
 
@@ -77,16 +77,13 @@ class JobFolder:
     started_ns: int
 
     def check_engine(self, description: Mapping[str, Any]) -> None:
-        """Checks what is known of the job only when an engine is open, and writes it for a new job.
+        """Checks what is known of the job only when an engine is open; the first worker of the job writes it.
 
         Raises:
-            UsageError: The job that is resumed has another engine.
+            UsageError: The job has another engine.
         """
         path = self.path / ENGINE_FILE_NAME
         full = {"schema": JOB_SCHEMA_VERSION, **description}
-        if not self.is_resumed:
-            write_bytes_atomically(path, json.dumps(full, indent=1).encode(), force=True)
-            return
         stored = read_description(path)
         if stored is None:
             write_description(path, full)
@@ -171,6 +168,8 @@ def open_job_folder(
             write_description(path, full)
             stored = read_description(path) or {}
         check_is_equal(folder, stored, full, OTHER_SETTINGS_ADVICE)
+        if not resume:
+            (folder / ENGINE_FILE_NAME).unlink(missing_ok=True)
         for name in (JOB_FILE_NAME, ENGINE_FILE_NAME, PLAN_FILE_NAME):
             remove_stale_files(folder / name)
         try:

@@ -42,11 +42,11 @@ class UnitError:
     exception: DniError | None = field(default=None, compare=False, repr=False)
 
     @classmethod
-    def from_exception(cls, error: DniError) -> UnitError:
+    def from_error(cls, error: DniError) -> UnitError:
         """Describes an error."""
         return cls(error.kind, str(error), error.exit_code, error)
 
-    def to_exception(self) -> DniError:
+    def to_error(self) -> DniError:
         """Returns the error, or one like it where it was raised by another process."""
         if self.exception is not None:
             return self.exception
@@ -199,6 +199,6 @@ def run_unit(unit: UnitT, work: Callable[[UnitT], UnitResult], worker: WorkerNam
     try:
         result = work(unit)
     except DniError as error:
-        failure = UnitError.from_exception(error)
+        failure = UnitError.from_error(error)
     row = UnitRow(unit.id, **vars(worker), error=failure, **vars(result))
     return replace(row, seconds=round(time.perf_counter() - started, 3), finished=round(time.time(), 3))

@@ -436,7 +436,7 @@ def test_errors_travel_as_rows(folders: tuple[Path, Path], dimmer: Dimmer) -> No
         run_job(folders)
     (row,) = (row for row in read_rows(folders[1] / JOB_FOLDER_NAME) if row.error)
     assert row.error is not None
-    error = pickle.loads(pickle.dumps(row)).error.to_exception()
+    error = pickle.loads(pickle.dumps(row)).error.to_error()
     assert isinstance(error, ImageFileError)
     assert isinstance(error, DniError)
     assert row.details == {"source": str(folders[0] / "b.png")}
