@@ -36,6 +36,9 @@ class RayOptions:
     def __post_init__(self) -> None:
         if self.ray is not None and self.ray not in (AUTO, LOCAL):
             parse_address(self.ray)
+        given = next((name for name in ("workers", "gpus") if getattr(self, name) is not None), None)
+        if self.ray is None and given is not None:
+            raise UsageError(f"--{given} is for workers on a cluster: give --ray, such as --ray auto.")
         if self.gpus is not None and not (0 <= self.gpus < math.inf and (self.gpus <= 1 or self.gpus == int(self.gpus))):
             raise UsageError(f"--gpus {self.gpus:g}: a worker takes a part of one GPU, such as 0.5, or whole ones.")
         for name in ("workers", "cpus", "retries"):

@@ -6,7 +6,7 @@ import logging
 import os
 import pickle
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Generic
@@ -18,10 +18,10 @@ from ray.exceptions import RayError, RayTaskError
 from dni_deploy._version import __version__
 from dni_deploy.errors import UnavailableError, escape_name
 from dni_deploy.jobs import ray_worker
-from dni_deploy.jobs.pool import WorkerDescription, WorkerFactory
+from dni_deploy.jobs.pool import WorkerFactory
 from dni_deploy.jobs.ray_cluster import connect_cluster, count_places
 from dni_deploy.jobs.ray_options import RayOptions
-from dni_deploy.jobs.ray_worker import RayWorker, describe_path
+from dni_deploy.jobs.ray_worker import OWN_DISTRIBUTION, RayWorker, describe_path
 from dni_deploy.jobs.unit import UnitError, UnitRow, UnitT
 from dni_deploy.jobs.unit_queue import Chunk, UnitQueue
 from dni_deploy.utils.format_count import format_count
@@ -51,7 +51,7 @@ class WorkerAnswer:
         pid: The process.
         node: Ray's id of the machine.
         problem: Kind, sentence and exit code of what every unit would meet, or None.
-        description: The worker's WorkerDescription, pickled, once it is open.
+        description: What the worker says of itself once it is open, pickled.
         rows: Rows of the units, pickled.
         seconds: Time that they took.
     """
@@ -99,6 +99,7 @@ class RayWorkers(Generic[UnitT]):
 
     Attributes:
         worker_count: Number of workers.
+        description: The attribute of that name of the first worker that opened, or None.
 
     Thread safety: one thread at a time.
     """
@@ -110,6 +111,7 @@ class RayWorkers(Generic[UnitT]):
         *,
         uses_gpu: bool | None = None,
         shared_paths: Sequence[str | os.PathLike[str]] = (),
+        versions: Mapping[str, str] | None = None,
         record_row: Callable[[UnitRow], None] | None = None,
         progress: OptionalProgress = None,
     ) -> None:
@@ -120,6 +122,7 @@ class RayWorkers(Generic[UnitT]):
             options: Where the workers run, and what each takes.
             uses_gpu: Whether the engine needs a GPU; None: it takes one where there is any.
             shared_paths: Files and folders that all machines have to see as this one does.
+            versions: Distributions that all machines have to have in the same version, by name.
             record_row: Called with the rows that no worker could write: of units that killed theirs.
             progress: Called while the workers start.
 
@@ -130,27 +133,23 @@ class RayWorkers(Generic[UnitT]):
         self._options, self._record_row, self._progress = options, record_row, progress
         self._calls: dict[Any, tuple[_Worker, Chunk[UnitT] | None]] = {}  # future -> whose call, and for which units
         self._queue: UnitQueue[UnitT] = UnitQueue(iter(()))
-        self._description: WorkerDescription | None = None
+        self.description: Any = None
+        self._is_started = False
         self._done = self._failed = self._total = 0
         self._has_rows = False
         self._noticed_at = self._alive_at = time.monotonic()
         self._last_problem = ""
         described = {os.path.abspath(path): describe_path(os.path.abspath(path)) for path in shared_paths}
+        needs = {OWN_DISTRIBUTION: __version__, **(versions or {})}, described
         with ExitStack() as stack:
             self._room = stack.enter_context(connect_cluster(options))
             self._gpus = self._room.choose_gpus(options, uses_gpu=uses_gpu)
             self.worker_count = self._room.choose_worker_count(options, self._gpus)
-            self._workers = stack.enter_context(self._start_workers(factory, described))
-            self._report("starting the workers")
-            while self._description is None:
+            self._workers = stack.enter_context(self._start_workers(factory, needs))
+            self._report(f"starting {format_count(self.worker_count, 'worker')}")
+            while not self._is_started:
                 list(self._step())
             self._closing = stack.pop_all()
-
-    @property
-    def description(self) -> WorkerDescription:
-        """What the workers are; all are the same."""
-        assert self._description is not None
-        return self._description
 
     def run_units(self, units: Sequence[UnitT], progress: OptionalProgress = None) -> Generator[UnitRow, None, None]:
         """Does units and yields a row for each as it ends, in any order.
@@ -174,7 +173,7 @@ class RayWorkers(Generic[UnitT]):
         self._closing.close()
 
     @contextmanager
-    def _start_workers(self, factory: object, shared_paths: dict[str, str]) -> Iterator[list[_Worker]]:
+    def _start_workers(self, factory: object, needs: tuple[dict[str, str], dict[str, str]]) -> Iterator[list[_Worker]]:
         options = self._options
         ray.cloudpickle.register_pickle_by_value(ray_worker)
         try:
@@ -182,9 +181,7 @@ class RayWorkers(Generic[UnitT]):
                 num_cpus=options.cpus, num_gpus=self._gpus, max_restarts=-1, max_task_retries=0, scheduling_strategy="SPREAD"
             )(RayWorker)
             data = ray.cloudpickle.dumps(factory)
-            workers = [
-                _Worker(number, actor_class.remote(__version__, data, shared_paths)) for number in range(self.worker_count)
-            ]
+            workers = [_Worker(number, actor_class.remote(data, *needs)) for number in range(self.worker_count)]
         finally:
             ray.cloudpickle.unregister_pickle_by_value(ray_worker)
         log.info("%s: %d CPUs and %g GPUs each", format_count(len(workers), "worker"), options.cpus, self._gpus)
@@ -239,8 +236,9 @@ class RayWorkers(Generic[UnitT]):
             raise error.as_instanceof_cause() from None  # a bug: its traceback is in the text
         except RayError as error:
             rows = self._lose_worker(worker, chunk, error)
-            for row in rows if self._record_row is not None else ():
-                self._record_row(row)
+            if self._record_row is not None:
+                for row in rows:
+                    self._record_row(row)
         else:
             if answer.problem is not None:
                 self._end_by_error(worker, chunk, answer)
@@ -261,14 +259,8 @@ class RayWorkers(Generic[UnitT]):
         if worker.name != name:
             log.info("worker %d of %d is open: %s", worker.number + 1, len(self._workers), name)
         worker.state, worker.name, worker.node = "checked", name, answer.node
-        description: WorkerDescription = pickle.loads(answer.description)
-        if self._description is None:
-            self._description = description
-        elif description.identity != self._description.identity:
-            others = f"{dict(description.identity)} and others {dict(self._description.identity)}"
-            raise UnavailableError(
-                f"The worker at {answer.host} has {escape_name(others)}: all have to be the same (--engine)."
-            )
+        if not self._is_started:
+            self._is_started, self.description = True, pickle.loads(answer.description)
 
     def _lose_worker(self, worker: _Worker, chunk: Chunk[UnitT] | None, error: RayError) -> Sequence[UnitRow]:
         worker.state, worker.open_at = "new", time.monotonic() + REOPEN_DELAY_S
@@ -289,7 +281,7 @@ class RayWorkers(Generic[UnitT]):
             worker.state, worker.open_at = "new", time.monotonic() + NOTICE_INTERVAL_S
             self._last_problem = sentence
             return
-        raise UnitError(*answer.problem).to_exception()
+        raise UnitError(*answer.problem).to_error()
 
     def _watch_workers(self) -> None:
         """Says what is waited for; ends a job whose workers are gone for good."""
@@ -314,8 +306,10 @@ class RayWorkers(Generic[UnitT]):
             self._alive_at = now
 
     def _report(self, what: str) -> None:
-        open_count = sum(worker.is_open for worker in self._workers)
-        counts = f"{open_count} of {format_count(len(self._workers), 'worker')}"
-        if self._failed:
-            counts += f", {self._failed} failed"
-        report_progress(self._progress, self._done, self._total, f"{counts}{', ' if what else ''}{what}")
+        """Reports how far it is: first how many workers and failures there are, then `what`."""
+        parts = [what] if what else []
+        if self._is_started:
+            open_count = sum(worker.is_open for worker in self._workers)
+            failed = [f"{self._failed} failed"] if self._failed else []
+            parts = [f"{open_count} of {format_count(len(self._workers), 'worker')}", *failed, *parts]
+        report_progress(self._progress, self._done, self._total, ", ".join(parts))

@@ -8,9 +8,13 @@ from __future__ import annotations
 import os
 import pickle
 import platform
+import sys
 import time
 from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
+
+OWN_DISTRIBUTION = "dni-deploy"
 
 MAX_DIGEST_BYTES = 4 << 20
 """Files up to this size are compared by their content, others by their size."""
@@ -29,21 +33,25 @@ class RayWorker:
     Answers are fields of WorkerAnswer, of built-in types only, so that they can be read whatever is installed where.
     """
 
-    def __init__(self, version: str, factory: bytes, shared_paths: dict[str, str]) -> None:
+    def __init__(self, factory: bytes, versions: dict[str, str], shared_paths: dict[str, str]) -> None:
         """Keeps the arguments.
 
         Args:
-            version: The version of dni-deploy of the job.
             factory: A pickled WorkerFactory.
-            shared_paths: Path -> what `describe_path` says of it where the job was started.
+            versions: Distribution -> its version where the job was started.
+            shared_paths: Path -> what `describe_path` says of it there.
         """
-        self._version, self._factory, self._shared_paths = version, factory, shared_paths
+        self._factory, self._versions, self._shared_paths = factory, versions, shared_paths
         self._worker: Any = None
 
     def open(self) -> dict[str, Any]:
         """Opens the worker, unless it is open."""
         answer = self._answer(self._find_problem() if self._worker is None else None)
-        return answer if self._worker is None else {**answer, "description": pickle.dumps(self._worker.description)}
+        return (
+            answer
+            if self._worker is None
+            else {**answer, "description": pickle.dumps(getattr(self._worker, "description", None))}
+        )
 
     def run(self, data: bytes) -> dict[str, Any]:
         """Does pickled units; the answer has their rows."""
@@ -78,18 +86,16 @@ class RayWorker:
             from dni_deploy.errors import DniError, escape_name
             from dni_deploy.utils.optional_packages import explain_missing_package
         except ImportError:
-            python = platform.python_version()
-            return (
-                "UnavailableError",
-                f"{where} has no dni-deploy: install dni-deploy {self._version} into its Python {python}.",
-                7,
-            )
-        if __version__ != self._version:
-            return (
-                "UnavailableError",
-                f"{where} has dni-deploy {__version__}, and this is {self._version}: install one of them.",
-                7,
-            )
+            needed = f"{OWN_DISTRIBUTION} {self._versions[OWN_DISTRIBUTION]}"
+            return "UnavailableError", f"{where} has no dni-deploy: install {needed} into its Python {sys.executable}.", 7
+        for name, expected in self._versions.items():
+            found = __version__ if name == OWN_DISTRIBUTION else _find_version(name)
+            if found != expected:
+                return (
+                    "UnavailableError",
+                    f"{where} has {name} {found}, and this is {expected}: install one of them on both.",
+                    7,
+                )
         for path, expected in self._shared_paths.items():
             if not _is_as_expected(path, expected):
                 name = escape_name(path)
@@ -105,6 +111,13 @@ class RayWorker:
         except DniError as error:
             return error.kind, f"{where}: {error}", error.exit_code
         return None
+
+
+def _find_version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "in no version"
 
 
 def describe_path(path: str) -> str:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from dni_deploy.errors import BundleError, InputError
-from dni_deploy.jobs.pool import WorkerDescription
 from dni_deploy.jobs.unit import UnitResult, UnitRow, WorkerName, run_unit
-from dni_deploy.utils.progress import OptionalProgress
 
 
 class Piece(NamedTuple):
@@ -31,7 +29,6 @@ class PieceFactory:
         killers: Units that kill their process.
         broken: Units that fail.
         is_unusable: No worker can be opened.
-        is_different: Every worker says that it is another one.
     """
 
     folder: str
@@ -39,7 +36,6 @@ class PieceFactory:
     killers: frozenset[str] = frozenset()
     broken: frozenset[str] = frozenset()
     is_unusable: bool = False
-    is_different: bool = False
 
     def open_worker(self) -> PieceWorker:
         if self.is_unusable:
@@ -50,9 +46,9 @@ class PieceFactory:
 class PieceWorker:
     def __init__(self, factory: PieceFactory) -> None:
         self.factory = factory
-        self.description = WorkerDescription("none", identity={"pid": os.getpid() if factory.is_different else 0})
+        self.description = f"pid {os.getpid()}"
 
-    def run_units(self, units: Sequence[Piece], progress: OptionalProgress = None) -> Iterator[UnitRow]:
+    def run_units(self, units: Iterable[Piece]) -> Iterator[UnitRow]:
         for unit in units:
             yield run_unit(unit, self.make_file, WorkerName(str(os.getpid())))
 
