@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # what a type checker sees; importing the standard library's 
     from dni_deploy.api.serve import PreviewOptions as PreviewOptions
     from dni_deploy.api.serve import serve as serve
     from dni_deploy.api.slider import slider as slider
+    from dni_deploy.api.status import status as status
     from dni_deploy.api.sweep import sweep as sweep
     from dni_deploy.api.tune import tune as tune
     from dni_deploy.api.video import video as video
@@ -62,6 +63,7 @@ if TYPE_CHECKING:  # what a type checker sees; importing the standard library's 
     from dni_deploy.errors import UsageError as UsageError
     from dni_deploy.imaging.image_tasks import ImageFileOptions as ImageFileOptions
     from dni_deploy.jobs.ray_options import RayOptions as RayOptions
+    from dni_deploy.jobs.shard import JobOptions as JobOptions
     from dni_deploy.notebook import widget as widget
     from dni_deploy.session.options import SessionOptions as SessionOptions
     from dni_deploy.session.session import Session as Session
@@ -95,6 +97,7 @@ _NAMES_BY_MODULE = {
     "RefusedError LimitError UnavailableError PartialResultError BusyError EngineError",
     "imaging.image_tasks": "ImageFileOptions",
     "jobs.ray_options": "RayOptions",
+    "jobs.shard": "JobOptions",
     "notebook": "widget",
     "session.options": "SessionOptions",
     "session.session": "Session open_session",
@@ -105,7 +108,7 @@ _NAMES_BY_MODULE = {
     "video_io.video_file": "InputOptions",
 }
 _COMMAND_FUNCTIONS = (  # one per command
-    "bench build check demo doctor export filter inspect calibrate refit run serve slider sweep tune video web"
+    "bench build check demo doctor export filter inspect calibrate refit run serve slider status sweep tune video web"
 )
 _MODULE_BY_NAME = {
     **{name: f"dni_deploy.{module}" for module, names in _NAMES_BY_MODULE.items() for name in names.split()},

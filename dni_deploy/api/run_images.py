@@ -63,8 +63,8 @@ class ImageResult:
     """One processed image.
 
     Attributes:
-        source: The image that was read.
-        output: The file that was written.
+        task: The image, and where it was to be written.
+        output_name: Name of the file that was written, in the task's folder.
         width: Width of the output in pixels.
         height: Height of the output in pixels.
         tiles: Number of tiles; with an alpha map the number of its pieces.
@@ -73,8 +73,8 @@ class ImageResult:
         alpha_map: Statistics of the alpha map; None without one.
     """
 
-    source: str
-    output: str
+    task: ImageTask  # and no paths: of 100,000 results, these would take most of the memory
+    output_name: str
     width: int
     height: int
     tiles: int
@@ -83,14 +83,14 @@ class ImageResult:
     alpha_map: AlphaMapStats | None = None
 
     @classmethod
-    def from_row(cls, row: UnitRow, folder: str) -> ImageResult:
-        """Reads the result of a unit that is done; `folder` is that of the outputs."""
-        assert row.output is not None
+    def from_row(cls, row: UnitRow, task: ImageTask) -> ImageResult:
+        """Reads the result of a unit that is done."""
         details = row.details
         stats = details.get("alpha_map")
+        name = task.output_name if row.output is None else row.output.path.rpartition("/")[2]
         return cls(
-            source=details["source"],
-            output=os.path.join(folder, *row.output.path.split("/")),
+            task=task,
+            output_name=task.output_name if name == task.output_name else name,
             width=details["width"],
             height=details["height"],
             tiles=details["tiles"],
@@ -98,6 +98,22 @@ class ImageResult:
             notes=row.notes,
             alpha_map=None if stats is None else AlphaMapStats(**stats),
         )
+
+    @property
+    def source(self) -> str:
+        """The image that was read."""
+        return self.task.source
+
+    @property
+    def output(self) -> str:
+        """The file that was written."""
+        return os.path.join(self.task.output_folder, self.output_name)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the result as `--json` prints it."""
+        fields = asdict(self)
+        del fields["task"], fields["output_name"]
+        return {"source": self.source, "output": self.output, **fields}
 
 
 @dataclass(frozen=True)
@@ -442,13 +458,13 @@ def _describe(session: Session, map_range: AlphaMapRange | None) -> ImageWorkerD
     )
 
 
-def read_source_state(path: str) -> list[int] | None:
+def read_source_state(path: str) -> str | None:
     """Reads what tells that an image was changed, size and modification time; None where it cannot be read."""
     try:
         status = os.stat(path)
     except OSError:
         return None
-    return [status.st_size, status.st_mtime_ns]
+    return f"{status.st_size} bytes, {status.st_mtime_ns} ns"
 
 
 def is_own_output(path: str, job_started_ns: int) -> bool:

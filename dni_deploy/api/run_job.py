@@ -17,7 +17,7 @@ from dni_deploy.blending.group_rules import Rule, parse_rule
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import UsageError, escape_name
 from dni_deploy.imaging.image_tasks import ImageFileOptions, ImageTask
-from dni_deploy.jobs.job_folder import OTHER_SETTINGS_ADVICE, DoneUnit, JobFolder
+from dni_deploy.jobs.job_folder import OTHER_SETTINGS_ADVICE, JobFolder
 from dni_deploy.jobs.manifest import read_rows
 from dni_deploy.jobs.shard import Shard, format_shards_to_repeat
 from dni_deploy.session.options import SessionOptions
@@ -45,6 +45,18 @@ class Selection(NamedTuple):
     unit_count: int
 
 
+class DoneTasks(NamedTuple):
+    """Which images of a job are done.
+
+    Attributes:
+        outputs: The paths of their outputs by their numbers.
+        other_count: Number of units that have rows and are none of these images.
+    """
+
+    outputs: dict[int, str]
+    other_count: int
+
+
 def describe_job(
     bundle: Bundle,
     alpha: Alpha | None,
@@ -62,8 +74,10 @@ def describe_job(
     """
     members, extrapolate = bundle.members, options.extrapolate
 
-    def parse(given: Alpha | None) -> list[float] | None:
-        return None if given is None else list(Coefficients.parse(given, members, extrapolate=extrapolate).values)
+    def parse(given: Alpha | None) -> dict[str, float] | None:
+        if given is None:
+            return None
+        return dict(zip(members, Coefficients.parse(given, members, extrapolate=extrapolate).values, strict=True))
 
     description: dict[str, Any] = {
         "kind": "images",
@@ -133,15 +147,14 @@ def select_tasks(
     Raises:
         UsageError: An output exists that the job has not made.
     """
-    done = job.read_done_units()
-    own = set(shard.select_units(sort_tasks(tasks))) if shard is not None else None
-    selected, kept, foreign, count = [], [], [], len(tasks)
-    for task in tasks:
-        unit = done.pop(task.id, None)
+    done = find_done_tasks(tasks, folder, job)
+    own = None if shard is None else set(shard.select_units(sort_tasks(tasks)))
+    selected, kept, foreign = [], [], []
+    for index, task in enumerate(tasks):
         if own is not None and task not in own:
             continue
-        if job.is_resumed and unit is not None and _is_done(task, unit, folder):
-            kept.append(_output_path(folder, unit))
+        if job.is_resumed and index in done.outputs:
+            kept.append(done.outputs[index])
             continue
         if not force and not is_own_output(task.output, job.started_ns):
             foreign.append(task.output)
@@ -152,7 +165,23 @@ def select_tasks(
             f"{escape_name(foreign[0])} exists{others}, and the job that is to be resumed has not made it; move it away, or give "
             "--force to replace it. Nothing was written."
         )
-    return Selection(selected, kept, count + len(done))
+    return Selection(selected, kept, len(tasks) + done.other_count)
+
+
+def find_done_tasks(tasks: Sequence[ImageTask], folder: str, job: JobFolder) -> DoneTasks:
+    """Finds the images on which a row and the disk agree."""
+    index_by_id = {task.id: index for index, task in enumerate(tasks)}
+    outputs: dict[int, str] = {}
+    others = set()
+    for row in read_rows(job.path):
+        index = index_by_id.get(row.unit)
+        if index is None:
+            others.add(row.unit)
+        elif row.output is not None and index not in outputs:
+            path = os.path.join(folder, *row.output.path.split("/"))
+            if _is_done(path, row.output.size, tasks[index].source, row.details.get("source_state")):
+                outputs[index] = path
+    return DoneTasks(outputs, len(others))
 
 
 def sort_tasks(tasks: Sequence[ImageTask]) -> list[ImageTask]:
@@ -169,18 +198,12 @@ def check_all_done(tasks: Sequence[ImageTask], folder: str, job: JobFolder) -> l
     Raises:
         UsageError: Some are missing; it names them, and the shards that make them.
     """
-    done = job.read_done_units()
-    missing: dict[int, str] = {}
-    outputs = []
-    for position, task in enumerate(sort_tasks(tasks)):
-        unit = done.get(task.id)
-        if unit is not None and _is_done(task, unit, folder):
-            outputs.append(_output_path(folder, unit))
-        else:
-            missing[position] = task.id
+    ordered = sort_tasks(tasks)
+    outputs = find_done_tasks(ordered, folder, job).outputs
+    missing = {position: task.id for position, task in enumerate(ordered) if position not in outputs}
     if missing:
         raise _make_missing_error(missing, len(tasks), folder, job)
-    return outputs
+    return list(outputs.values())
 
 
 def _make_missing_error(missing: Mapping[int, str], count: int, folder: str, job: JobFolder) -> UsageError:
@@ -193,19 +216,14 @@ def _make_missing_error(missing: Mapping[int, str], count: int, folder: str, job
     listed = ", ".join([*map(escape_name, names[:MAX_LISTED_NAMES]), *(["..."] if len(names) > MAX_LISTED_NAMES else [])])
     reason = next((f" {messages[name]}" for name in names if name in messages), "")
     return UsageError(
-        f"{len(missing)} of {format_count(count, 'image')} are not in {escape_name(folder)}: {listed}"
+        f"{escape_name(folder)} lacks {len(missing)} of {format_count(count, 'image')}: {listed}"
         f"{format_shards_to_repeat(shards, lambda _: missing)}. `dni-deploy status` shows more.{reason}"
     )
 
 
-def _is_done(task: ImageTask, unit: DoneUnit, folder: str) -> bool:
+def _is_done(path: str, size: int, source: str, source_state: str | None) -> bool:
     try:
-        status = os.lstat(_output_path(folder, unit))
+        status = os.lstat(path)
     except OSError:
         return False
-    has_size = stat.S_ISREG(status.st_mode) and status.st_size == unit.size
-    return has_size and read_source_state(task.source) == unit.source_state
-
-
-def _output_path(folder: str, unit: DoneUnit) -> str:
-    return os.path.join(folder, *unit.path.split("/"))
+    return stat.S_ISREG(status.st_mode) and status.st_size == size and read_source_state(source) == source_state

@@ -21,6 +21,9 @@ from dni_deploy.utils.progress import OptionalProgress, report_progress
 MAX_LISTED_NAMES = 5
 """Of the files that were left out for one reason."""
 
+MAX_LISTED_IMAGES = 1000
+"""Rows of images; a table of 100,000 takes longer to lay out than many of them to process."""
+
 
 def _parse_size(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[int, int] | None:
     if text is None:
@@ -245,9 +248,11 @@ def _print_report(report: Any, is_stdout: bool) -> None:
             format_seconds(row.seconds),
             "; ".join((*row.notes, *([str(row.alpha_map)] if row.alpha_map else []))),
         )
-        for row in report.images
+        for row in report.images[:MAX_LISTED_IMAGES]
     ]
     print_table(["wrote", "size", "tiles", "network", "notes"], rows)
+    if len(report.images) > len(rows):
+        click.echo(f"... and {len(report.images) - len(rows)} more; --json lists all of them.")
 
 
 def _format_skipped(skipped: Mapping[str, Sequence[str]]) -> str | None:

@@ -298,7 +298,7 @@ def test_new_runs_into_a_folder_go_on_with_its_manifest_or_begin_another(folders
     suffix = ImageFileOptions(suffix="_other")
     run_job(folders, 0.25, file_options=suffix)
     assert {row.unit[-10:] for row in read_rows(job)} == {"_other.png"}
-    assert json.loads((job / "job.json").read_bytes())["alpha"] == [0.25, 0.75]
+    assert json.loads((job / "job.json").read_bytes())["alpha"] == {"a": 0.25, "b": 0.75}
     with pytest.raises(UsageError, match="differs in: alpha, suffix"):
         run_job(folders, job=RESUME, file_options=ImageFileOptions())
 
@@ -339,7 +339,7 @@ def test_shards_do_each_image_once_and_are_joined(folders: tuple[Path, Path], di
         report = run_job(folders, job=JobOptions(shard=f"{number}/{count}"))
         done += [row.output for row in report.images]
         if number > 1 and number <= 6:
-            with pytest.raises(UsageError, match=r"images are not in .*out: a\.png") as caught:
+            with pytest.raises(UsageError, match=r"out lacks \d of 6 images: a\.png") as caught:
                 run_job(folders, job=JobOptions(shard="join"))
             assert f"of {count} shards, run 1" in str(caught.value)
     assert len(done) == len(set(done)) == 6
@@ -361,7 +361,7 @@ def test_a_join_names_what_is_missing_and_why(folders: tuple[Path, Path], dimmer
         run_job(folders, job=JobOptions(shard="2/3"))
     for shard in ("1/3", "3/3"):
         run_job(folders, job=JobOptions(shard=shard))
-    with pytest.raises(UsageError, match=r"1 of 6 images are not in .*: b\.png; of 3 shards, run 2 again\..*is a web page"):
+    with pytest.raises(UsageError, match=r"out lacks 1 of 6 images: b\.png; of 3 shards, run 2 again\..*is a web page"):
         run_job(folders, job=join)
     description = json.loads((folders[1] / JOB_FOLDER_NAME / "job.json").read_bytes())
     with open_job_folder(folders[1], description, resume=True), pytest.raises(BusyError, match="Another run is working"):
