@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # what a type checker sees; importing the standard library's 
     from dni_deploy.api.sweep import sweep as sweep
     from dni_deploy.api.tune import tune as tune
     from dni_deploy.api.video import video as video
+    from dni_deploy.api.video_cluster import video_on_cluster as video_on_cluster
     from dni_deploy.api.video_shards import video_shard as video_shard
     from dni_deploy.api.videos import videos as videos
     from dni_deploy.api.web import web as web
@@ -61,6 +62,7 @@ if TYPE_CHECKING:  # what a type checker sees; importing the standard library's 
     from dni_deploy.errors import UnavailableError as UnavailableError
     from dni_deploy.errors import UsageError as UsageError
     from dni_deploy.imaging.image_tasks import ImageFileOptions as ImageFileOptions
+    from dni_deploy.jobs.ray_options import RayOptions as RayOptions
     from dni_deploy.jobs.shard import JobOptions as JobOptions
     from dni_deploy.notebook import widget as widget
     from dni_deploy.session.options import SessionOptions as SessionOptions
@@ -83,6 +85,7 @@ _NAMES_BY_MODULE = {
     "alpha.timeline": "AlphaSource AlphaTimeline",
     "api.build": "CalibrationOptions",
     "api.serve": "PreviewOptions",
+    "api.video_cluster": "video_on_cluster",
     "api.video_shards": "video_shard",
     "api.videos": "videos",
     "bundle.bundle": "Bundle",
@@ -93,6 +96,7 @@ _NAMES_BY_MODULE = {
     "errors": "DniError UsageError CoefficientsError InputError CheckpointError BundleError ImageFileError MismatchError "
     "RefusedError LimitError UnavailableError PartialResultError BusyError EngineError",
     "imaging.image_tasks": "ImageFileOptions",
+    "jobs.ray_options": "RayOptions",
     "jobs.shard": "JobOptions",
     "notebook": "widget",
     "session.options": "SessionOptions",

@@ -10,13 +10,20 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from dni_deploy.alpha.coefficients import Alpha, Coefficients
+from dni_deploy.api.cluster_workers import (
+    adapt_session_options,
+    make_bundle_absolute,
+    make_path_absolute,
+    open_ray_workers,
+    require_ray,
+)
 from dni_deploy.api.run_images import ImageFailure, ImageResult, ImageWorkerFactory
-from dni_deploy.api.run_job import check_all_done, check_requested_engine, describe_job, select_tasks
+from dni_deploy.api.run_job import check_all_done, check_requested_engine, describe_job, read_encoder_versions, select_tasks
 from dni_deploy.blending.group_rules import AppliedRule
 from dni_deploy.blending.preset import Preset
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import BusyError, DniError, InputError, PartialResultError, UsageError, escape_name
-from dni_deploy.imaging.image_paths import Paths
+from dni_deploy.imaging.image_paths import Paths, as_path_list
 from dni_deploy.imaging.image_tasks import ImageFileOptions, ImagePlan, ImageTask, plan_image_tasks
 from dni_deploy.jobs.failures import FailureGuard, MaxFailures
 from dni_deploy.jobs.job_folder import JobFolder, has_job, open_job_folder
@@ -26,6 +33,9 @@ from dni_deploy.session.options import SessionOptions
 from dni_deploy.spatial.alpha_map import AlphaMapOptions
 from dni_deploy.utils.atomic_write import DiskFullError
 from dni_deploy.utils.progress import OptionalProgress
+
+MAX_CHECKED_FOLDERS = 8
+"""Of the input folders, those that each worker on a cluster has to see before it begins."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +114,8 @@ def run(
         save_preset: A file to save alpha and rules to, before the first image is processed.
         force: Replace outputs that exist; an input is never replaced.
         job: Whether to resume the job in the folder: what rows and disk agree on is kept, the rest is done anew. Which shard of
-            it to do; "join" only checks that all images are there. How many images may fail. None: a new job, and all of it.
+            it to do; "join" only checks that all images are there. How many images may fail. Whether workers on a Ray cluster
+            do it. None: a new job, and all of it, here.
         progress: Called with the number of images that are done or have failed, from any thread, one at a time.
         report_failure: Called for each image that failed, when it is known.
 
@@ -128,15 +139,22 @@ def run(
     shard = None if job.shard is None or is_join else Shard.parse(job.shard)
     max_failures = None if job.max_failures is None else MaxFailures.parse(job.max_failures)
     is_resumed = job.resume or job.shard is not None
+    if job.ray is not None and job.shard is not None:
+        raise UsageError("--ray and --shard both share the work out; give one of them. Nothing was written.")
     options, file_options = options or SessionOptions(), file_options or ImageFileOptions()
     map_options = AlphaMapOptions(alpha_map) if isinstance(alpha_map, str | os.PathLike) else alpha_map
+    if job.ray is not None:  # paths travel, and have to mean the same in every folder
+        require_ray()
+        options, output = adapt_session_options(options, job), make_path_absolute(output)
+        inputs = [make_path_absolute(path) for path in as_path_list(inputs)]
+        map_options = map_options and replace(map_options, mask=make_path_absolute(map_options.mask))
     masks = [] if map_options is None else [map_options.mask]
     plan = plan_image_tasks(inputs, output, file_options, force=force, resume=is_resumed, other_inputs=masks)
     if not plan.tasks:
         return RunReport({}, "", "", (), (), plan.skipped, 0.0)
-    if is_resumed and plan.folder is None:
+    if (is_resumed or job.ray is not None) and plan.folder is None:
         raise UsageError(f"{escape_name(output)} names the file to write; a job is of a folder. Nothing was written.")
-    bundle = Bundle.ensure_open(bundle_path)
+    bundle = make_bundle_absolute(Bundle.ensure_open(bundle_path))
     factory = ImageWorkerFactory(
         bundle=bundle,
         alpha=alpha,
@@ -149,13 +167,13 @@ def run(
         force=force,
         shard="" if shard is None else str(shard),
     )
-    runner = _Runner(factory, plan, save_preset, max_failures, progress, report_failure)
-    if plan.folder is None or (len(plan.tasks) == 1 and not is_resumed):
+    runner = _Runner(factory, plan, save_preset, max_failures, job, progress, report_failure)
+    if plan.folder is None or (len(plan.tasks) == 1 and not is_resumed and job.ray is None):
         return runner.run(list(plan.tasks))
     description = describe_job(bundle, alpha, map_options, options, file_options, (tile, overlap))
     if is_join:
         return _join_shards(plan, plan.folder, description)
-    with _open_job(plan.folder, description, is_resumed) as folder:
+    with _open_job(plan.folder, description, is_resumed, is_needed=is_resumed or job.ray is not None) as folder:
         if isinstance(folder, str):
             return runner.run(list(plan.tasks), note=folder)
         check_requested_engine(folder, options)
@@ -166,14 +184,14 @@ def run(
 
 
 @contextmanager
-def _open_job(output: str, description: Mapping[str, Any], is_resumed: bool) -> Iterator[JobFolder | str]:
+def _open_job(output: str, description: Mapping[str, Any], is_resumed: bool, *, is_needed: bool) -> Iterator[JobFolder | str]:
     """Opens the job of a run; where a new one cannot have a folder, it does without, and the reason is what is given."""
     with ExitStack() as stack:
         folder: JobFolder | str
         try:
             folder = stack.enter_context(open_job_folder(output, description, resume=is_resumed))
         except (BusyError, InputError, UsageError) as error:
-            if is_resumed:
+            if is_needed:
                 raise
             folder = f"this run cannot be resumed: {error}"
         yield folder
@@ -196,6 +214,7 @@ class _Runner:
     plan: ImagePlan
     save_preset: str | os.PathLike[str] | None
     max_failures: MaxFailures | None
+    job_options: JobOptions
     progress: OptionalProgress
     report_failure: Callable[[ImageFailure], None] | None
 
@@ -217,7 +236,7 @@ class _Runner:
         if not tasks:
             return RunReport({}, "", "", (), (), skipped, 0.0)
         factory = replace(self.factory, job=job)
-        with closing(factory.open_worker()) as worker:
+        with closing(self._open_worker(factory)) as worker:
             description = worker.description
             if self.save_preset is not None:
                 preset = Preset(description.alpha.members, description.alpha, description.rules)
@@ -229,6 +248,7 @@ class _Runner:
                     self._collect(rows, tasks, results, FailureGuard(self.max_failures, len(tasks), is_resumed=bool(kept)))
             except DiskFullError as error:
                 results.error = error
+            self._sort(results, tasks)
             white, notes = description.alpha_white, (*description.notes, *([] if note is None else [note]))
             report = RunReport(
                 _to_dict(description.alpha),
@@ -245,6 +265,29 @@ class _Runner:
         if results.error is not None or results.failures:
             raise _make_error(report, self.plan, len(tasks), results)
         return report
+
+    def _open_worker(self, factory: ImageWorkerFactory) -> Any:
+        """Opens the worker: an ImageWorker, or many of them on a cluster, which has the same methods."""
+        if self.job_options.ray is None or factory.job is None:
+            return factory.open_worker()
+        mask = [] if factory.map_options is None else [factory.map_options.mask]
+        folders = sorted({task.source_folder for task in self.plan.tasks})[:MAX_CHECKED_FOLDERS]
+        return open_ray_workers(
+            factory,
+            self.job_options,
+            bundle=factory.bundle,
+            engine=factory.session_options.engine,
+            job_folder=factory.job.path,
+            other_paths=[*mask, *folders],
+            versions=read_encoder_versions(),
+            progress=self.progress,
+        )
+
+    def _sort(self, results: _Results, tasks: Sequence[ImageTask]) -> None:
+        """Brings what was done into the order of the tasks, where it came in another one."""
+        if self.job_options.ray is not None:
+            positions = {task.source: position for position, task in enumerate(tasks)}
+            results.images.sort(key=lambda image: positions[image.source])
 
     def _collect(self, rows: Iterable[UnitRow], tasks: Sequence[ImageTask], results: _Results, guard: FailureGuard) -> None:
         for row, task in _find_tasks(rows, tasks):

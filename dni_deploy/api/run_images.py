@@ -294,7 +294,7 @@ class ImageWorker:
         futures = run_overlapped(
             lambda task: self._run_unit(task, progress),
             tasks,
-            threads=min(FRAMES_IN_FLIGHT + count_cores(), MAX_THREADS),
+            threads=min(FRAMES_IN_FLIGHT + (self._factory.session_options.threads or count_cores()), MAX_THREADS),
             measure_bytes=self._estimate_bytes,
             max_bytes=(available_memory_bytes() or ASSUMED_MEMORY_BYTES) // MEMORY_FRACTION,
             stopping=self._stopping,

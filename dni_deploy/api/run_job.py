@@ -90,7 +90,7 @@ def describe_job(
         "quality": file_options.quality,
         "size": [file_options.outscale, list(file_options.size or ())],
         "strip": file_options.strip,
-        "versions": {"dni-deploy": __version__, **_read_versions()},
+        "versions": {"dni-deploy": __version__, **read_encoder_versions()},
     }
     if options.rules:
         rules = (
@@ -110,7 +110,8 @@ def describe_job(
     return description
 
 
-def _read_versions() -> dict[str, str]:
+def read_encoder_versions() -> dict[str, str]:
+    """Reads the versions of the ENCODER_PACKAGES that are installed."""
     versions = {}
     for name in ENCODER_PACKAGES:
         with suppress(PackageNotFoundError):

@@ -106,7 +106,7 @@ def video_shard(
         raise UsageError(f"There is nothing to join: no shard has begun a job in {folder}. Nothing was written.")
     request = VideoRequest(bundle_path=bundle_path, source_path=source_path, output=output, alpha=alpha, **options)
     settings = check_request(request, progress)
-    return _join_shards(settings, progress) if parsed is None else _make_shard(settings, parsed, progress)
+    return join_segments(settings, progress) if parsed is None else _make_shard(settings, parsed, progress)
 
 
 def _make_shard(settings: VideoSettings, shard: Shard, progress: OptionalProgress) -> ShardReport:
@@ -195,7 +195,8 @@ class _ShardWorker:
         return UnitResult(tuple(note for note in self._maker.notes if note not in notes_before))
 
 
-def _join_shards(settings: VideoSettings, progress: OptionalProgress) -> VideoReport:
+def join_segments(settings: VideoSettings, progress: OptionalProgress) -> VideoReport:
+    """Joins the segments that other processes have made; errors are those of `video_shard`."""
     started = time.perf_counter()
     with open_video_job(settings) as job, SegmentMaker(settings, job, progress) as maker:
         maker.load_index()

@@ -39,6 +39,7 @@ def _parse_size(ctx: click.Context, param: click.Parameter, text: str | None) ->
     dni-deploy run sr.dni photos/ -o done/ --alpha psnr=0.35,gan=0.65
     dni-deploy run sr.dni photos/ -o done/ --alpha 0.35 -r --resume
     dni-deploy run sr.dni photos/ -o done/ --alpha 0.35 -r --shard 1/4
+    dni-deploy run sr.dni photos/ -o done/ --alpha 0.35 -r --resume --ray auto --workers 16 --cpus 4
     dni-deploy run sr.dni photos/ -o done/ --alpha 0.35 --format jpg --quality 90 --suffix _x4
     dni-deploy run sr.dni in.png -o out.png --alpha 0.35 --outscale 2
     dni-deploy run sr.dni in.png -o out.png --slider 0.5
@@ -110,6 +111,7 @@ def _parse_size(ctx: click.Context, param: click.Parameter, text: str | None) ->
 @options.extrapolate
 @options.group_rule_options
 @options.save_alpha_preset
+@options.ray_options
 @options.force
 def command(
     command_output: CommandOutput,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from dni_deploy.errors import UsageError, escape_name
+from dni_deploy.jobs.ray_options import RayOptions
 from dni_deploy.utils.format_count import format_numbers
 
 Unit = TypeVar("Unit")
@@ -19,8 +20,8 @@ MAX_SHARDS = 100_000
 
 
 @dataclass(frozen=True)
-class JobOptions:
-    """How a command goes on with a job, and how much of it it does.
+class JobOptions(RayOptions):
+    """How a command goes on with a job, how much of it it does, and, as RayOptions says, where.
 
     Attributes:
         resume: Resume a run that was stopped; else start again.
