@@ -33,7 +33,8 @@ from dni_deploy.imaging.resize import resize_frame
 from dni_deploy.imaging.tiling import count_tiles, run_tiled
 from dni_deploy.session.session import Session
 from dni_deploy.spatial.render import AlphaMapRenderer, AlphaMapStats
-from dni_deploy.utils.atomic_write import write_bytes_atomically
+from dni_deploy.storage.files import make_folders, write_whole
+from dni_deploy.storage.staging import StagedFile, stage_ahead
 from dni_deploy.utils.hardware import available_memory_bytes, count_cores
 from dni_deploy.utils.overlap import run_overlapped
 from dni_deploy.utils.progress import OptionalProgress, report_progress
@@ -155,29 +156,31 @@ class ImageRenderer:
         """
         tasks = self._plan.tasks
         self._report(progress, tasks[0].source_name)
-        if len(tasks) == 1:  # in the caller's thread, which Ctrl-C interrupts
-            yield self._process_or_fail(tasks[0], progress)
-            return
-        futures = run_overlapped(
-            lambda task: self._process_or_fail(task, progress),
-            tasks,
-            threads=min(FRAMES_IN_FLIGHT + count_cores(), MAX_THREADS),
-            measure_bytes=self._estimate_bytes,
-            max_bytes=(available_memory_bytes() or ASSUMED_MEMORY_BYTES) // MEMORY_FRACTION,
-            stopping=self._stopping,
-        )
-        # Threads that silence warnings each for itself, as reading an image does, would restore each other's filters.
-        with warnings.catch_warnings(), closing(futures):
-            for future in futures:
-                yield future.result()
+        with stage_ahead(tasks, lambda task: task.source) as staged_tasks:
+            if len(tasks) == 1:  # in the caller's thread, which Ctrl-C interrupts
+                for task, staged in staged_tasks:
+                    yield self._process_or_fail(task, staged, progress)
+                return
+            futures = run_overlapped(
+                lambda pair: self._process_or_fail(*pair, progress),
+                staged_tasks,
+                threads=min(FRAMES_IN_FLIGHT + count_cores(), MAX_THREADS),
+                measure_bytes=self._estimate_bytes,
+                max_bytes=(available_memory_bytes() or ASSUMED_MEMORY_BYTES) // MEMORY_FRACTION,
+                stopping=self._stopping,
+            )
+            # Threads that silence warnings each for itself, as reading an image does, would restore each other's filters.
+            with warnings.catch_warnings(), closing(futures):
+                for future in futures:
+                    yield future.result()
 
     def _report(self, progress: OptionalProgress, what: str) -> None:
         report_progress(progress, self._done, len(self._plan.tasks), what)
 
-    def _estimate_bytes(self, task: ImageTask) -> int:
+    def _estimate_bytes(self, pair: tuple[ImageTask, StagedFile]) -> int:
         """Estimates what an image takes from its header; 0 for one that cannot be read, whose error comes later."""
         try:
-            width, height, dtype = read_frame_kind(Path(task.source))
+            width, height, dtype = read_frame_kind(pair[1].path)
         except DniError:
             return 0
         scale = self._session.signature.scale
@@ -185,10 +188,11 @@ class ImageRenderer:
         output_pixels = max(width * height * scale * scale, target[0] * target[1])
         return (width * height + output_pixels) * BYTES_PER_OUTPUT_PIXEL[dtype]
 
-    def _process_or_fail(self, task: ImageTask, progress: OptionalProgress) -> ImageResult | ImageFailure:
+    def _process_or_fail(self, task: ImageTask, staged: StagedFile, progress: OptionalProgress) -> ImageResult | ImageFailure:
         result: ImageResult | ImageFailure
         try:
-            result = self._process(task, progress)
+            with staged.reading() as path:
+                result = self._process(task, path, progress)
         except DniError as error:
             result = ImageFailure(task.source, error)
         except OSError as error:
@@ -204,11 +208,11 @@ class ImageRenderer:
             self._report(progress, task.source_name)
         return result
 
-    def _process(self, task: ImageTask, progress: OptionalProgress) -> ImageResult:
+    def _process(self, task: ImageTask, path: Path, progress: OptionalProgress) -> ImageResult:
         self._check_running()
-        os.makedirs(task.output_folder or ".", exist_ok=True)
+        make_folders(task.output_folder)
         limit = self._options.max_pixels
-        image = read_image(task.source, scale=self._session.signature.scale, max_pixels=limit)
+        image = read_image(path, scale=self._session.signature.scale, max_pixels=limit)
         if self._options.strip:
             image = replace(image, metadata=NO_METADATA)
         height, width = image.rgb.shape[:2]
@@ -218,12 +222,12 @@ class ImageRenderer:
         self._check_running()
         rendered = self._render(image.rgb, task.source_name, progress)
         pixels = rendered.pixels if target is None else resize_frame(rendered.pixels, *target)
-        path, image_format, image = self._choose_format(task, image.with_pixels(pixels))
-        encodable = _Encodable(path, image_format, fit_to_format(image, image_format))
+        output, image_format, image = self._choose_format(task, image.with_pixels(pixels))
+        encodable = _Encodable(output, image_format, fit_to_format(image, image_format))
         self._check_running()
         data = encode_image(encodable.image, encodable.image_format, self._make_encoder_options(encodable.image_format))
         self._check_running()
-        write_bytes_atomically(encodable.path, data, force=self._force)
+        write_whole(encodable.path, data, force=self._force)
         log.debug("%s: %d tiles in %.3f s", task.source, rendered.tiles, rendered.seconds)
         return ImageResult(
             source=task.source,

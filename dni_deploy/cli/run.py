@@ -45,7 +45,7 @@ def _parse_size(ctx: click.Context, param: click.Parameter, text: str | None) ->
     """,
 )
 @options.bundle
-@click.argument("inputs", nargs=-1, required=True, type=options.PATH_TYPE)
+@click.argument("inputs", nargs=-1, required=True, type=options.LOCATION_TYPE)
 @click.option(
     "-o",
     "--output",

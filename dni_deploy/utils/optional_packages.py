@@ -34,6 +34,9 @@ EXTRA_BY_PACKAGE = {
     "scipy": "tune",
     "skimage": "tune",
     "ipywidgets": "notebook",
+    "fsspec": "cloud",
+    "s3fs": "cloud",
+    "gcsfs": "cloud",
 }
 """The extra of dni-deploy that installs a package, by the name under which it is imported."""
 
