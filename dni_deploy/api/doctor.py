@@ -51,6 +51,9 @@ REPORTED_PACKAGES = (
     ("tifffile", "images of more than 8 bits"),
     ("ipywidgets", "the slider in a notebook"),
     ("vapoursynth", "scripts of VapourSynth"),
+    ("fsspec", "files at addresses"),
+    ("s3fs", "files at s3://"),
+    ("gcsfs", "files at gs://"),
 )
 """Distribution and what it opens."""
 
@@ -65,6 +68,7 @@ PACKAGES_BY_EXTRA: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "deep": ("For images of 16 bits and floats", ("imagecodecs", "tifffile")),
     "notebook": ("For the slider in a notebook", ("ipywidgets",)),
     "spandrel": ("To export 42 more architectures", ("torch", "onnxscript", "spandrel")),
+    "cloud": ("For bundles, images and videos at s3:// and gs://", ("fsspec", "s3fs", "gcsfs")),
     "vapoursynth": ("For scripts of VapourSynth, with Python 3.12 or newer", ("vapoursynth",)),
 }
 """Extra -> what it is for, and its distributions. Those of the engines are not here: they depend on the GPU."""
