@@ -21,6 +21,7 @@ from dni_deploy.session.options import SessionOptions
 from dni_deploy.session.session import Session, open_session
 from dni_deploy.spatial.alpha_map import AlphaMapOptions
 from dni_deploy.utils.atomic_write import write_file_atomically
+from dni_deploy.utils.format_count import format_numbers
 from dni_deploy.utils.progress import OptionalProgress, report_progress
 from dni_deploy.video_io.encoder import EncoderOptions, OutputFormat, keeps_hdr
 from dni_deploy.video_io.frame_index import DroppedFrames, FrameIndex, IndexMismatchError
@@ -30,7 +31,7 @@ from dni_deploy.video_io.mux import FRAMES_MUXER, mux_segments
 from dni_deploy.video_io.output_notes import describe_output_format
 from dni_deploy.video_io.reader import FrameRange, SizeChangeError
 from dni_deploy.video_io.resume import VideoJob, has_started_log, open_job
-from dni_deploy.video_io.segment_units import SegmentUnit, format_numbers
+from dni_deploy.video_io.segment_units import SegmentUnit
 from dni_deploy.video_io.transcode import SegmentRun, transcode_segments
 from dni_deploy.video_io.video_file import InputOptions, VideoFile
 

@@ -15,11 +15,15 @@ from dni_deploy.cli.standard_streams import STANDARD_STREAM, resolve_standard_st
 from dni_deploy.errors import DniError, UsageError
 from dni_deploy.imaging.image_formats import FORMAT_BY_SUFFIX
 from dni_deploy.imaging.image_tasks import FORMAT_NAMES, SKIP_REASONS
+from dni_deploy.utils.address import is_address
 from dni_deploy.utils.optional_packages import import_optional
 from dni_deploy.utils.progress import OptionalProgress, report_progress
 
 MAX_LISTED_NAMES = 5
 """Of the files that were left out for one reason."""
+
+MAX_LISTED_IMAGES = 1000
+"""Rows of images; a table of 100,000 takes longer to lay out than many of them to process."""
 
 
 def _parse_size(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[int, int] | None:
@@ -34,7 +38,8 @@ def _parse_size(ctx: click.Context, param: click.Parameter, text: str | None) ->
     """
     dni-deploy run sr.dni in.png -o out.png --alpha 0.35
     dni-deploy run sr.dni photos/ -o done/ --alpha psnr=0.35,gan=0.65
-    dni-deploy run sr.dni photos/ -o done/ --alpha 0.35 -r --skip-existing
+    dni-deploy run sr.dni photos/ -o done/ --alpha 0.35 -r --resume
+    dni-deploy run sr.dni photos/ -o done/ --alpha 0.35 -r --shard 1/4
     dni-deploy run sr.dni photos/ -o done/ --alpha 0.35 --format jpg --quality 90 --suffix _x4
     dni-deploy run sr.dni in.png -o out.png --alpha 0.35 --outscale 2
     dni-deploy run sr.dni in.png -o out.png --slider 0.5
@@ -56,7 +61,20 @@ def _parse_size(ctx: click.Context, param: click.Parameter, text: str | None) ->
 @options.make_alpha_option("--alpha-map (two members) or --alpha-preset")
 @options.slider
 @click.option("-r", "--recursive", is_flag=True, help="Also process the folders in a folder, and keep their structure.")
-@click.option("--skip-existing", is_flag=True, help="Leave out images whose output exists: go on with a run that was stopped.")
+@click.option(
+    "--resume", is_flag=True, help="Go on with a run that was stopped: keep what it has done, do what is missing or has failed."
+)
+@click.option("--skip-existing", is_flag=True, help="Leave out images whose output exists, whoever made it.")
+@click.option(
+    "--max-failures",
+    metavar="N|P%",
+    help="Stop when more images fail.  [default: never; but if the first 50 all fail with one sentence]",
+)
+@click.option(
+    "--shard",
+    metavar="K/N|join",
+    help="Process only the K-th of N shares of the images, for job arrays and render farms; join checks that all are there.",
+)
 @click.option(
     "-f",
     "--format",
@@ -103,6 +121,7 @@ def command(
     alpha_map: Any,
     session_options: Any,
     file_options: Any,
+    job: Any,
     tile: int | None,
     overlap: int | None,
     save_preset: Path | None,
@@ -114,8 +133,8 @@ def command(
     the output's format holds them; a note names the rest. An output in a folder whose format cannot hold the image is
     written as PNG, with a note.
 
-    An image that fails is named at once, the others are still processed, and the exit code is 8. Outputs appear complete, so
-    that a run that was stopped is continued by the same command with --skip-existing.
+    An image that fails is named at once, the others are still processed, and the exit code is 8. Outputs appear complete. A run
+    into a folder that was stopped goes on when the same command is given with --resume; `dni-deploy status` shows how far it is.
     """
     is_stdout = Path(output) == STANDARD_STREAM
     if is_stdout and command_output.json:
@@ -126,7 +145,7 @@ def command(
     with (
         resolve_standard_streams(inputs, Path(output), "an image", stdout_suffix) as (sources, stdout_path),
         command_output.show_progress() as progress,
-        _report_stop(command_output, progress) as run_progress,
+        _report_stop(command_output, progress, "--skip-existing" if is_address(output) else "--resume") as run_progress,
     ):
         try:
             report = verb(
@@ -141,6 +160,7 @@ def command(
                 overlap=overlap,
                 save_preset=save_preset,
                 force=force,
+                job=job,
                 progress=run_progress,
                 report_failure=run_progress.report_failure,
             )
@@ -181,7 +201,7 @@ class _RunProgress:
 
 
 @contextmanager
-def _report_stop(command_output: CommandOutput, progress: OptionalProgress) -> Iterator[_RunProgress]:
+def _report_stop(command_output: CommandOutput, progress: OptionalProgress, option: str) -> Iterator[_RunProgress]:
     """Says how much of a run of several images is done where Ctrl-C or SIGTERM ends it."""
     run_progress = _RunProgress(command_output, progress)
     try:
@@ -192,7 +212,7 @@ def _report_stop(command_output: CommandOutput, progress: OptionalProgress) -> I
             command_output.print_event(
                 "stopped",
                 {"done": done, "total": total},
-                f"{done} of {total} images are done and whole; the same command with --skip-existing continues.",
+                f"{done} of {total} images are done and whole; give the same command with {option} for the others.",
             )
         raise
 
@@ -227,9 +247,11 @@ def _print_report(report: Any, is_stdout: bool) -> None:
             format_seconds(row.seconds),
             "; ".join((*row.notes, *([str(row.alpha_map)] if row.alpha_map else []))),
         )
-        for row in report.images
+        for row in report.images[:MAX_LISTED_IMAGES]
     ]
     print_table(["wrote", "size", "tiles", "network", "notes"], rows)
+    if len(report.images) > len(rows):
+        click.echo(f"... and {len(report.images) - len(rows)} more; --json lists all of them.")
 
 
 def _format_skipped(skipped: Mapping[str, Sequence[str]]) -> str | None:

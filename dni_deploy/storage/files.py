@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, Union
 
+from dni_deploy.errors import DniError
 from dni_deploy.storage.object_store import ObjectInfo, list_folder, read_info, write_object
 from dni_deploy.utils.address import Location, is_address
 from dni_deploy.utils.atomic_write import write_bytes_atomically
+
+MAX_LISTINGS = 16
+"""Folders of a store whose listings are kept while their objects are read."""
 
 FolderId = Union[tuple[int, int], str]
 """Device and number of a folder, the same by whatever path it is reached; or its address."""
@@ -93,6 +98,38 @@ def write_whole(location: str, data: bytes, *, force: bool = False) -> None:
         write_object(location, data, force=force)
     else:
         write_bytes_atomically(location, data, force=force)
+
+
+class SourceStates:
+    """Reads what tells that a source was changed. Of a store, each folder is listed once, and no object asked for.
+
+    Thread safety: any thread may call any method.
+    """
+
+    def __init__(self) -> None:
+        """Begins without a listing."""
+        self._lock = threading.Lock()
+        self._listings: dict[str, dict[str, list[int]]] = {}
+
+    def read(self, folder: str, name: str) -> list[int] | None:
+        """Returns size and time of change of a file; None where it cannot be read."""
+        try:
+            if is_address(folder):
+                return self._list(folder).get(name)
+            status = os.stat(os.path.join(folder, name))
+        except (OSError, DniError):
+            return None
+        return [status.st_size, status.st_mtime_ns]
+
+    def _list(self, folder: str) -> dict[str, list[int]]:
+        with self._lock:
+            if folder not in self._listings:
+                while len(self._listings) >= MAX_LISTINGS:
+                    del self._listings[next(iter(self._listings))]
+                self._listings[folder] = {
+                    info.name: [info.size, int(info.changed * 1e6) * 1000] for info in list_folder(folder) if not info.is_folder
+                }
+            return self._listings[folder]
 
 
 def _is_plain_name(name: str) -> bool:

@@ -219,7 +219,7 @@ def _to_info(row: dict[str, Any]) -> ObjectInfo:
         row["name"].strip("/").rpartition("/")[2],
         row["type"] == "directory",
         int(row.get("size") or 0),
-        changed.timestamp() if hasattr(changed, "timestamp") else 0.0,
+        changed.timestamp() if hasattr(changed, "timestamp") else float(changed or 0.0),
     )
 
 

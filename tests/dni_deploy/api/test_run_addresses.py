@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dni_deploy.api import run as run_module
 from dni_deploy.api.run import run
 from dni_deploy.errors import InputError, PartialResultError, UnavailableError, UsageError
 from dni_deploy.imaging.image_tasks import ImageFileOptions, plan_image_tasks
-from tests.support.frame_session import Dimmer, opener
+from dni_deploy.jobs.shard import JobOptions
+from tests.support.frame_session import Dimmer, run_over
 from tests.support.object_stores import CountingStore, store
 
 __all__ = ["store"]
@@ -24,7 +24,7 @@ __all__ = ["store"]
 def dimmer(monkeypatch: pytest.MonkeyPatch) -> Dimmer:
     """Member a keeps the image, member b makes it black."""
     engine = Dimmer((1.0, 0.0))
-    monkeypatch.setattr(run_module, "open_session", opener(engine, ("a", "b")))
+    run_over(monkeypatch, engine)
     return engine
 
 
@@ -55,10 +55,10 @@ def test_a_tree_at_an_address_gives_the_same_files(store: CountingStore, tmp_pat
     remote = run("x.dni", "memory://in/pictures/", "memory://out/done", 0.5, file_options=options)
     run("x.dni", "memory://in/pictures", tmp_path / "down", 0.5, file_options=options)
     run("x.dni", tmp_path / "in", "memory://up", 0.5, file_options=options)
-    expected = {path.relative_to(tmp_path / "out").as_posix(): path.read_bytes() for path in (tmp_path / "out").rglob("*.*")}
+    expected = {path.relative_to(tmp_path / "out").as_posix(): path.read_bytes() for path in (tmp_path / "out").rglob("*.???")}
     assert len(expected) == len(local.images) == 5
     assert read_tree(store, "memory://out/done") == read_tree(store, "memory://up") == expected
-    assert {p.relative_to(tmp_path / "down").as_posix(): p.read_bytes() for p in (tmp_path / "down").rglob("*.*")} == expected
+    assert {p.relative_to(tmp_path / "down").as_posix(): p.read_bytes() for p in (tmp_path / "down").rglob("*.???")} == expected
     assert [(row.source, row.output) for row in remote.images][-1] == (
         "memory://in/pictures/c/5.PNG",
         "memory://out/done/c/5.PNG",
@@ -108,6 +108,39 @@ def test_a_failing_put_is_a_row_and_leaves_nothing(store: CountingStore) -> None
     assert list(read_tree(store, "memory://out")) == ["1.png", "3.png"]
     report = run("x.dni", "memory://in", "memory://out/", 0.5, file_options=ImageFileOptions(skip_existing=True))
     assert [row.output for row in report.images] == ["memory://out/2.png"]
+
+
+def test_shards_share_a_store_without_a_folder_of_rows(store: CountingStore) -> None:
+    for seed in range(7):
+        store.put(f"memory://in/{seed}.png", make_png(seed))
+    skip = ImageFileOptions(skip_existing=True)
+    for shard, outputs in (("2/3", ["1", "4"]), ("1/3", ["0", "3", "6"]), ("3/3", ["2", "5"])):
+        report = run("x.dni", "memory://in", "memory://out/", 0.5, file_options=skip, job=JobOptions(resume=False, shard=shard))
+        assert [row.output for row in report.images] == [f"memory://out/{name}.png" for name in outputs]
+    assert list(read_tree(store, "memory://out")) == [f"{seed}.png" for seed in range(7)]
+    store.files.rm("memory://out/4.png")
+    again = run("x.dni", "memory://in", "memory://out/", 0.5, file_options=skip, job=JobOptions(resume=False, shard="2/3"))
+    assert [row.output for row in again.images] == ["memory://out/4.png"]
+    assert again.skipped == {"exists": ("memory://out/1.png",)}
+    with pytest.raises(UsageError, match=r"^memory://out/1.png exists, and 1 more; give --force to replace or --skip-existing"):
+        run("x.dni", "memory://in", "memory://out/", 0.5, job=JobOptions(resume=False, shard="2/3"))
+    for job in (JobOptions(resume=True), JobOptions(resume=False, shard="join")):
+        with pytest.raises(
+            UsageError, match=r"goes by the rows of a job .*, and memory://out/ is an address: --skip-existing goes on"
+        ):
+            run("x.dni", "memory://in", "memory://out/", 0.5, job=job)
+
+
+def test_a_job_with_sources_at_an_address_does_what_was_changed_anew(store: CountingStore, tmp_path: Path) -> None:
+    for seed in range(4):
+        store.put(f"memory://in/{seed}.png", make_png(seed))
+    run("x.dni", "memory://in", tmp_path / "out", 0.5)
+    store.put("memory://in/2.png", make_png(9))
+    store.calls.clear()
+    report = run("x.dni", "memory://in", tmp_path / "out", 0.5, job=JobOptions(resume=True))
+    assert [Path(row.output).name for row in report.images] == ["2.png"]
+    assert len(report.skipped["done"]) == 3
+    assert (store.calls["ls"], store.calls["cat_file"], store.calls["info"]) == (3, 1, 1)
 
 
 def test_a_large_folder_is_listed_and_not_asked_for_each_object(store: CountingStore) -> None:

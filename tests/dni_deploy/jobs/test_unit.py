@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,32 +10,32 @@ import pytest
 
 from dni_deploy.errors import LimitError
 from dni_deploy.jobs.manifest import append_row, read_rows
-from dni_deploy.jobs.unit import UnitRow, make_worker_name, run_unit
+from dni_deploy.jobs.unit import UnitOutput, UnitResult, UnitRow, WorkerName, make_worker_name, run_unit
 
 
 class Piece(NamedTuple):
     id: str
 
 
-def work(unit: Piece) -> Sequence[str]:
+def work(unit: Piece) -> UnitResult:
     if unit.id == "large":
         raise LimitError("too large.")
     if unit.id == "bug":
         raise ZeroDivisionError
-    return ["a note"]
+    return UnitResult(("a note",), UnitOutput("small.png", 5, "ab"), {"width": 3})
 
 
 def test_an_error_on_purpose_is_a_row_and_a_bug_is_raised() -> None:
-    done, failed = (run_unit(Piece(name), work, worker="w", shard="1/2") for name in ("small", "large"))
+    done, failed = (run_unit(Piece(name), work, WorkerName("w", "1/2")) for name in ("small", "large"))
     assert (done.unit, done.shard, done.notes, done.error) == ("small", "1/2", ("a note",), None)
     assert failed.error is not None
     assert (failed.error.kind, failed.error.message, failed.error.exit_code) == ("LimitError", "too large.", 6)
     with pytest.raises(ZeroDivisionError):
-        run_unit(Piece("bug"), work, worker="w")
+        run_unit(Piece("bug"), work, WorkerName("w"))
 
 
 def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
-    rows = [run_unit(Piece(name), work, worker=f"host/{name} x", shard="1/2") for name in ("large", "small")]
+    rows = [run_unit(Piece(name), work, WorkerName(f"host/{name} x", "1/2", "cpu", "kind")) for name in ("large", "small")]
     for row in rows:
         append_row(tmp_path, row)
     append_row(tmp_path, rows[0])
