@@ -59,8 +59,11 @@ class RunReport:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the report as `--json` prints it."""
-        rows = replace(self, failed=())
-        return {**asdict(rows), "failed": [failure.to_json() for failure in self.failed]}
+        return {
+            **asdict(replace(self, images=(), failed=())),
+            "images": [result.to_json() for result in self.images],
+            "failed": [failure.to_json() for failure in self.failed],
+        }
 
 
 def run(
@@ -239,7 +242,7 @@ class _Runner:
             started = time.perf_counter()
             try:
                 with closing(worker.run_units(tasks, _shift_progress(self.progress, len(kept)))) as rows:
-                    self._collect(rows, results, FailureGuard(self.max_failures, len(tasks), is_resumed=bool(kept)))
+                    self._collect(rows, tasks, results, FailureGuard(self.max_failures, len(tasks), is_resumed=bool(kept)))
             except DiskFullError as error:
                 results.error = error
             white, notes = description.alpha_white, (*description.notes, *([] if note is None else [note]))
@@ -259,12 +262,12 @@ class _Runner:
             raise _make_error(report, self.plan, len(tasks), results)
         return report
 
-    def _collect(self, rows: Iterable[UnitRow], results: _Results, guard: FailureGuard) -> None:
-        for row in rows:
+    def _collect(self, rows: Iterable[UnitRow], tasks: Sequence[ImageTask], results: _Results, guard: FailureGuard) -> None:
+        for row, task in _find_tasks(rows, tasks):
             if row.error is None:
-                results.images.append(ImageResult.from_row(row, self.plan.tasks[0].output_root))
+                results.images.append(ImageResult.from_row(row, task))
                 continue
-            failure = ImageFailure(row.details.get("source", row.unit), row.error.to_error())
+            failure = ImageFailure(task.source, row.error.to_error())
             results.failures.append(failure)
             if self.report_failure is not None and self.plan.folder is not None:
                 self.report_failure(failure)
@@ -281,6 +284,17 @@ class _Results:
     failures: list[ImageFailure] = field(default_factory=list)
     stop_reason: str | None = None
     error: DniError | None = None
+
+
+def _find_tasks(rows: Iterable[UnitRow], tasks: Sequence[ImageTask]) -> Iterator[tuple[UnitRow, ImageTask]]:
+    """Finds the image of each row; a table of them takes memory and is made where rows come out of order."""
+    expected, task_by_id = iter(tasks), None
+    for row in rows:
+        task = next(expected, None) if task_by_id is None else task_by_id[row.unit]
+        if task is None or task.id != row.unit:
+            task_by_id = task_by_id or {task.id: task for task in tasks}
+            task = task_by_id[row.unit]
+        yield row, task
 
 
 def _shift_progress(progress: OptionalProgress, kept: int) -> OptionalProgress:

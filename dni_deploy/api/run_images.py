@@ -66,8 +66,8 @@ class ImageResult:
     """One processed image.
 
     Attributes:
-        source: The image that was read.
-        output: The file that was written.
+        task: The image, and where it was to be written.
+        output_name: Name of the file that was written, in the task's folder.
         width: Width of the output in pixels.
         height: Height of the output in pixels.
         tiles: Number of tiles; with an alpha map the number of its pieces.
@@ -76,8 +76,8 @@ class ImageResult:
         alpha_map: Statistics of the alpha map; None without one.
     """
 
-    source: str
-    output: str
+    task: ImageTask  # and no paths: of 100,000 results, these would take most of the memory
+    output_name: str
     width: int
     height: int
     tiles: int
@@ -86,14 +86,14 @@ class ImageResult:
     alpha_map: AlphaMapStats | None = None
 
     @classmethod
-    def from_row(cls, row: UnitRow, folder: str) -> ImageResult:
-        """Reads the result of a unit that is done; `folder` is that of the outputs."""
-        assert row.output is not None
+    def from_row(cls, row: UnitRow, task: ImageTask) -> ImageResult:
+        """Reads the result of a unit that is done."""
         details = row.details
         stats = details.get("alpha_map")
+        name = task.output_name if row.output is None else row.output.path.rpartition("/")[2]
         return cls(
-            source=details["source"],
-            output=join_location(folder, row.output.path),
+            task=task,
+            output_name=task.output_name if name == task.output_name else name,
             width=details["width"],
             height=details["height"],
             tiles=details["tiles"],
@@ -101,6 +101,22 @@ class ImageResult:
             notes=row.notes,
             alpha_map=None if stats is None else AlphaMapStats(**stats),
         )
+
+    @property
+    def source(self) -> str:
+        """The image that was read."""
+        return self.task.source
+
+    @property
+    def output(self) -> str:
+        """The file that was written."""
+        return join_location(self.task.output_folder, self.output_name)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the result as `--json` prints it."""
+        fields = asdict(self)
+        del fields["task"], fields["output_name"]
+        return {"source": self.source, "output": self.output, **fields}
 
 
 @dataclass(frozen=True)
@@ -199,7 +215,7 @@ class ImageWorkerFactory:
         """
         options = self.map_options
         mask = None if options is None else AlphaMap.read(options.mask)
-        session = open_session(self.bundle, self.session_options, alpha=self.alpha)
+        session = open_session(self.bundle.localize(), self.session_options, alpha=self.alpha)
         try:
             if self.job is not None:
                 self.job.check_engine({"engine": [session.engine.name, self.session_options.precision]})

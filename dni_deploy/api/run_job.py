@@ -17,7 +17,7 @@ from dni_deploy.blending.group_rules import Rule, parse_rule
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import UsageError, escape_name
 from dni_deploy.imaging.image_tasks import ImageFileOptions, ImageTask
-from dni_deploy.jobs.job_folder import OTHER_SETTINGS_ADVICE, DoneUnit, JobFolder
+from dni_deploy.jobs.job_folder import OTHER_SETTINGS_ADVICE, JobFolder
 from dni_deploy.jobs.manifest import read_rows
 from dni_deploy.jobs.shard import Shard, format_shards_to_repeat
 from dni_deploy.session.options import SessionOptions
@@ -44,6 +44,18 @@ class Selection(NamedTuple):
     tasks: list[ImageTask]
     kept: list[str]
     unit_count: int
+
+
+class DoneTasks(NamedTuple):
+    """Which images of a job are done.
+
+    Attributes:
+        outputs: The paths of their outputs by their numbers.
+        other_count: Number of units that have rows and are none of these images.
+    """
+
+    outputs: dict[int, str]
+    other_count: int
 
 
 def describe_job(
@@ -135,16 +147,14 @@ def select_tasks(
     Raises:
         UsageError: An output exists that the job has not made.
     """
-    done = job.read_done_units()
-    states = SourceStates()
-    own = set(shard.select_units(sort_tasks(tasks))) if shard is not None else None
-    selected, kept, foreign, count = [], [], [], len(tasks)
-    for task in tasks:
-        unit = done.pop(task.id, None)
+    done = find_done_tasks(tasks, folder, job)
+    own = None if shard is None else set(shard.select_units(sort_tasks(tasks)))
+    selected, kept, foreign = [], [], []
+    for index, task in enumerate(tasks):
         if own is not None and task not in own:
             continue
-        if job.is_resumed and unit is not None and _is_done(task, unit, folder, states):
-            kept.append(_output_path(folder, unit))
+        if job.is_resumed and index in done.outputs:
+            kept.append(done.outputs[index])
             continue
         if not force and not is_own_output(task.output, job.started_ns):
             foreign.append(task.output)
@@ -155,7 +165,23 @@ def select_tasks(
             f"{escape_name(foreign[0])} exists{others}, and the job that is to be resumed has not made it; move it away, or give "
             "--force to replace it. Nothing was written."
         )
-    return Selection(selected, kept, count + len(done))
+    return Selection(selected, kept, len(tasks) + done.other_count)
+
+
+def find_done_tasks(tasks: Sequence[ImageTask], folder: str, job: JobFolder) -> DoneTasks:
+    """Finds the images on which a row and the disk agree."""
+    index_by_id = {task.id: index for index, task in enumerate(tasks)}
+    outputs: dict[int, str] = {}
+    others, states = set(), SourceStates()
+    for row in read_rows(job.path):
+        index = index_by_id.get(row.unit)
+        if index is None:
+            others.add(row.unit)
+        elif row.output is not None and index not in outputs:
+            path = os.path.join(folder, *row.output.path.split("/"))
+            if _is_done(path, row.output.size, tasks[index], row.details.get("source_state"), states):
+                outputs[index] = path
+    return DoneTasks(outputs, len(others))
 
 
 def sort_tasks(tasks: Sequence[ImageTask]) -> list[ImageTask]:
@@ -172,19 +198,12 @@ def check_all_done(tasks: Sequence[ImageTask], folder: str, job: JobFolder) -> l
     Raises:
         UsageError: Some are missing; it names them, and the shards that make them.
     """
-    done = job.read_done_units()
-    states = SourceStates()
-    missing: dict[int, str] = {}
-    outputs = []
-    for position, task in enumerate(sort_tasks(tasks)):
-        unit = done.get(task.id)
-        if unit is not None and _is_done(task, unit, folder, states):
-            outputs.append(_output_path(folder, unit))
-        else:
-            missing[position] = task.id
+    ordered = sort_tasks(tasks)
+    outputs = find_done_tasks(ordered, folder, job).outputs
+    missing = {position: task.id for position, task in enumerate(ordered) if position not in outputs}
     if missing:
         raise _make_missing_error(missing, len(tasks), folder, job)
-    return outputs
+    return list(outputs.values())
 
 
 def _make_missing_error(missing: Mapping[int, str], count: int, folder: str, job: JobFolder) -> UsageError:
@@ -202,14 +221,10 @@ def _make_missing_error(missing: Mapping[int, str], count: int, folder: str, job
     )
 
 
-def _is_done(task: ImageTask, unit: DoneUnit, folder: str, states: SourceStates) -> bool:
+def _is_done(path: str, size: int, task: ImageTask, source_state: str | None, states: SourceStates) -> bool:
     try:
-        status = os.lstat(_output_path(folder, unit))
+        status = os.lstat(path)
     except OSError:
         return False
-    has_size = stat.S_ISREG(status.st_mode) and status.st_size == unit.size
-    return has_size and states.read(task.source_folder, task.source_name) == unit.source_state
-
-
-def _output_path(folder: str, unit: DoneUnit) -> str:
-    return os.path.join(folder, *unit.path.split("/"))
+    has_size = stat.S_ISREG(status.st_mode) and status.st_size == size
+    return has_size and states.read(task.source_folder, task.source_name) == source_state

@@ -84,6 +84,19 @@ class Bundle:
         """Returns an opened bundle as it is, and opens the one in a folder; errors are those of `open`."""
         return bundle if isinstance(bundle, Bundle) else cls.open(bundle)
 
+    def localize(self) -> Bundle:
+        """Returns the bundle as this machine can read it: one that another machine opened at an address is copied first.
+
+        Raises:
+            BundleError: There is another bundle at the address by now; and as `open`, whose other errors it raises, too.
+        """
+        if self.address is None or self.path.is_dir():
+            return self
+        bundle = Bundle.open(self.address)
+        if bundle.digest != self.digest:
+            raise BundleError(f"{escape_name(self.address)} was replaced since the job began; begin it again.")
+        return bundle
+
     @classmethod
     def read_manifest(cls, folder: Path) -> Bundle:
         """Opens a bundle without checking any file but the manifest; errors are those of `open`."""

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from dni_deploy.bundle.folder import MANIFEST_FILE_NAME
 from dni_deploy.bundle.manifest import MAX_MANIFEST_BYTES, Manifest, StoredFile
-from dni_deploy.errors import BundleError, InputError, LimitError, RefusedError, UnavailableError, escape_name
+from dni_deploy.errors import BundleError, InputError, LimitError, RefusedError, escape_name
+from dni_deploy.storage.cache import make_cache_folder
 from dni_deploy.storage.object_store import read_info, read_object
 from dni_deploy.utils.address import join_location
 from dni_deploy.utils.atomic_write import write_bytes_atomically, write_folder_atomically
 from dni_deploy.utils.file_lock import try_lock
-from dni_deploy.utils.hardware import cache_folder
 
 CACHE_NAME = "bundles"
 LOCK_POLL_S = 0.1
@@ -52,7 +52,7 @@ def fetch_bundle(address: str, *, anew: bool = False) -> Path:
         manifest = Manifest.from_bytes(data)
     except (BundleError, RefusedError) as error:
         raise type(error)(f"{escape_name(manifest_address)}: {error}") from None
-    folder = _make_cache_folder() / sha256(data).hexdigest()
+    folder = make_cache_folder(CACHE_NAME) / sha256(data).hexdigest()
     if folder.is_dir() and not anew:
         return folder
     with _hold_lock(folder.with_suffix(".lock")):
@@ -68,22 +68,6 @@ def _copy_files(address: str, manifest: Manifest, manifest_data: bytes, folder: 
     for stored in manifest.files:
         write_bytes_atomically(folder / stored.file, _read_file(address, stored), force=True)
     write_bytes_atomically(folder / MANIFEST_FILE_NAME, manifest_data, force=True)
-
-
-def _make_cache_folder() -> Path:
-    cache = cache_folder()
-    if cache is None:
-        raise UnavailableError(
-            "A bundle at an address is copied into the cache, and there is no home folder for one: set DNI_CACHE."
-        )
-    folder = cache / CACHE_NAME
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"{escape_name(folder)} cannot be made ({error.strerror}); set DNI_CACHE to another folder."
-        ) from error
-    return folder
 
 
 def _read_file(address: str, stored: StoredFile) -> bytes:

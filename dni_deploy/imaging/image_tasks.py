@@ -7,6 +7,7 @@ import os
 import unicodedata
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,7 +91,8 @@ class ImageFileOptions:
         own_format = FORMAT_BY_SUFFIX.get(source_suffix.lower())
         if own_format is None or self.image_format not in (None, own_format):
             source_suffix = FALLBACK_SUFFIX if self.image_format is None else f".{self.file_format}"
-        return stem + self.suffix + source_suffix
+        output_name = stem + self.suffix + source_suffix
+        return name if output_name == name else output_name  # one string for both
 
     def compute_output_size(self, width: int, height: int) -> tuple[int, int] | None:
         """Returns width and height of the output of an image; None where the network's is not resized."""
@@ -341,8 +343,11 @@ class _OutputFolder:
         if is_address(path) or os.path.isdir(path or "."):
             with scan_folder(path or ".") as entries:
                 self._link_by_name = {entry.name: entry.is_symlink() for entry in entries}
+
+    @cached_property
+    def _folded_names(self) -> set[str]:
         # Names of a store are not folded: it tells cases apart.
-        self._folded_names = frozenset() if is_address(path) else frozenset(map(_fold, self._link_by_name))
+        return set() if is_address(self.path) else {_fold(name) for name in self._link_by_name}
 
     def exists(self, name: str, folded: str) -> bool:
         """Tells whether a name is there, also on a disk that does not tell cases apart."""

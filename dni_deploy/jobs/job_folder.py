@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from dni_deploy.errors import BusyError, InputError, UsageError, escape_name
 from dni_deploy.jobs.description import (
@@ -23,7 +23,7 @@ from dni_deploy.jobs.description import (
     read_description,
     write_description,
 )
-from dni_deploy.jobs.manifest import ROWS_NAME, read_rows
+from dni_deploy.jobs.manifest import ROWS_NAME
 from dni_deploy.utils.atomic_write import (
     DISK_FULL_ERRNOS,
     DiskFullError,
@@ -46,20 +46,6 @@ LOCK_PAUSE_S = 0.02
 
 OWN_NAME = re.compile(rf"(job|engine|plan)\.json|{ROWS_NAME.pattern}|\.(job|engine|plan)\.json\..*\.part\.json")
 """What this program writes into the folder beside the lock. It removes nothing else from it."""
-
-
-class DoneUnit(NamedTuple):
-    """What the rows say of a unit that is done.
-
-    Attributes:
-        path: Of its output below the output folder, with slashes.
-        size: Bytes of its output.
-        source_state: What identified its source, as JSON.
-    """
-
-    path: str
-    size: int
-    source_state: Any
 
 
 @dataclass(frozen=True)
@@ -97,18 +83,6 @@ class JobFolder:
     def write_plan(self, unit_count: int) -> None:
         """Writes how many units the job has."""
         write_bytes_atomically(self.path / PLAN_FILE_NAME, json.dumps({"units": unit_count}).encode(), force=True)
-
-    def read_done_units(self) -> dict[str, DoneUnit]:
-        """Reads what is done, by the units' ids."""
-        done: dict[str, DoneUnit] = {}
-        finished: dict[str, float] = {}
-        for row in read_rows(self.path):
-            if row.output is not None and row.finished >= finished.get(row.unit, 0.0):
-                path = row.unit if row.output.path == row.unit else row.output.path  # one string for both
-                done[row.unit] = DoneUnit(path, row.output.size, row.details.get("source_state"))
-                if row.finished > 0:
-                    finished[row.unit] = row.finished
-        return done
 
 
 def job_folder_path(output: str | os.PathLike[str]) -> Path:

@@ -109,9 +109,9 @@ class SourceStates:
     def __init__(self) -> None:
         """Begins without a listing."""
         self._lock = threading.Lock()
-        self._listings: dict[str, dict[str, list[int]]] = {}
+        self._listings: dict[str, dict[str, str]] = {}
 
-    def read(self, folder: str, name: str) -> list[int] | None:
+    def read(self, folder: str, name: str) -> str | None:
         """Returns size and time of change of a file; None where it cannot be read."""
         try:
             if is_address(folder):
@@ -119,15 +119,15 @@ class SourceStates:
             status = os.stat(os.path.join(folder, name))
         except (OSError, DniError):
             return None
-        return [status.st_size, status.st_mtime_ns]
+        return f"{status.st_size} bytes, {status.st_mtime_ns} ns"
 
-    def _list(self, folder: str) -> dict[str, list[int]]:
+    def _list(self, folder: str) -> dict[str, str]:
         with self._lock:
             if folder not in self._listings:
                 while len(self._listings) >= MAX_LISTINGS:
                     del self._listings[next(iter(self._listings))]
                 self._listings[folder] = {
-                    info.name: [info.size, int(info.changed * 1e6) * 1000] for info in list_folder(folder) if not info.is_folder
+                    info.name: f"{info.size} bytes, {info.changed} s" for info in list_folder(folder) if not info.is_folder
                 }
             return self._listings[folder]
 

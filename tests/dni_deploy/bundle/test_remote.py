@@ -14,6 +14,7 @@ from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.bundle.folder import MANIFEST_FILE_NAME
 from dni_deploy.bundle.writer import store_slider
 from dni_deploy.errors import BundleError, LimitError, UnavailableError, UsageError
+from dni_deploy.storage import cache
 from tests.support import pico_bundle as pico
 from tests.support.object_stores import CountingStore, store
 
@@ -86,7 +87,7 @@ def test_what_is_no_bundle(original: Bundle, store: CountingStore, monkeypatch: 
 
 
 def test_without_a_cache_folder(original: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "cache_folder", lambda: None)
+    monkeypatch.setattr(cache, "cache_folder", lambda: None)
     with pytest.raises(UnavailableError, match="set DNI_CACHE"):
         Bundle.open(ADDRESS)
 
@@ -127,3 +128,18 @@ def test_eight_processes_read_a_bundle_once(original: Bundle, tmp_path: Path) ->
         process.join(30)
     assert {digest for digest, _ in answers} == {original.digest}
     assert sorted(len(reads) for _, reads in answers) == [0] * 7 + [len(original.manifest.files)]
+
+
+def test_another_machine_makes_a_copy_of_its_own(original: Bundle, store: CountingStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    bundle = Bundle.open(ADDRESS)
+    assert bundle.localize() is bundle
+    assert original.localize() is original
+    shutil.rmtree(tmp_path / "cache")
+    monkeypatch.setenv("DNI_CACHE", str(tmp_path / "other"))
+    local = bundle.localize()
+    assert local.path.is_relative_to(tmp_path / "other")
+    assert local == Bundle.open(ADDRESS)
+    shutil.rmtree(tmp_path / "other")
+    store.put_folder(ADDRESS, pico.write(tmp_path / "y.dni", seed=5).path)
+    with pytest.raises(BundleError, match=r"^memory://b/x.dni was replaced since the job began"):
+        bundle.localize()
