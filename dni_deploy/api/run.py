@@ -24,7 +24,7 @@ from dni_deploy.jobs.shard import JOIN, JobOptions, Shard
 from dni_deploy.jobs.unit import UnitRow
 from dni_deploy.session.options import SessionOptions
 from dni_deploy.spatial.alpha_map import AlphaMapOptions
-from dni_deploy.utils.address import as_location, is_address
+from dni_deploy.utils.address import is_address, is_remote
 from dni_deploy.utils.atomic_write import DiskFullError
 from dni_deploy.utils.progress import OptionalProgress
 
@@ -132,11 +132,11 @@ def run(
     options, file_options = options or SessionOptions(), file_options or ImageFileOptions()
     map_options = AlphaMapOptions(alpha_map) if isinstance(alpha_map, str | os.PathLike) else alpha_map
     masks = [] if map_options is None else [map_options.mask]
-    is_remote = isinstance(as_location(output), str)
-    if is_remote:
+    is_remote_output = is_remote(output)
+    if is_remote_output:
         _check_remote_job(job, output)
         is_resumed = False
-    select = (lambda tasks: shard.select_units(sort_tasks(tasks))) if is_remote and shard is not None else None
+    select = (lambda tasks: shard.select_units(sort_tasks(tasks))) if is_remote_output and shard is not None else None
     plan = plan_image_tasks(inputs, output, file_options, force=force, resume=is_resumed, select=select, other_inputs=masks)
     if not plan.tasks:
         return RunReport({}, "", "", (), (), plan.skipped, 0.0)
@@ -156,7 +156,7 @@ def run(
         shard="" if shard is None else str(shard),
     )
     runner = _Runner(factory, plan, save_preset, max_failures, progress, report_failure)
-    if is_remote or plan.folder is None or (len(plan.tasks) == 1 and not is_resumed):
+    if is_remote_output or plan.folder is None or (len(plan.tasks) == 1 and not is_resumed):
         return runner.run(list(plan.tasks))
     description = describe_job(bundle, alpha, map_options, options, file_options, (tile, overlap))
     if is_join:

@@ -153,10 +153,17 @@ def write_object(address: str, data: bytes | Path, *, force: bool = False) -> No
                 files.pipe_file(path, data, mode=mode)
         except FileExistsError:
             # An attempt whose answer was lost may have written it.
-            if attempts == 1 or isinstance(data, Path) or files.cat_file(path) != data:
+            if attempts == 1 or not _is_written(files, path, data):
                 raise
 
     _attempt(address, put)
+
+
+def _is_written(files: Any, path: str, data: bytes | Path) -> bool:
+    """Whether an object is what this process was writing; of a file, which may be large, the size has to do."""
+    if isinstance(data, Path):
+        return bool(files.size(path) == data.stat().st_size)
+    return bool(files.cat_file(path) == data)
 
 
 def check_writable(address: str) -> None:

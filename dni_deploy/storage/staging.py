@@ -5,20 +5,30 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from dni_deploy.errors import DniError, InputError, LimitError, escape_name
-from dni_deploy.storage.object_store import download_object, read_info, read_object
-from dni_deploy.utils.address import is_address, name_of
+from dni_deploy.errors import DniError, InputError, LimitError, UsageError, escape_name
+from dni_deploy.storage.cache import make_cache_folder
+from dni_deploy.storage.object_store import check_writable, download_object, read_info, read_object, write_object
+from dni_deploy.utils.address import as_location, is_address, name_of
 from dni_deploy.utils.atomic_write import DISK_FULL_ERRNOS
+from dni_deploy.utils.file_lock import try_lock
 from dni_deploy.utils.temporary_folder import make_temporary_folder
 
 Item = TypeVar("Item")
+
+CACHE_NAME = "staged"
+LOCK_NAME = ".lock"
+LOCK_PAUSE_S = 0.05
+DIGEST_LETTERS = 16
+"""Of the name of an address's folder in the cache."""
 
 OBJECTS_AHEAD = 8
 """Objects that are fetched at once, and lie on the disk before their turn comes."""
@@ -136,14 +146,118 @@ def fetch_file(address: str, target: Path) -> None:
     os.close(descriptor)
     try:
         download_object(address, Path(name), info.size)
-        if info.changed:
-            os.utime(name, (info.changed, info.changed))
+        os.utime(name, (int(info.changed), int(info.changed)))  # whole seconds, which every file system keeps
         os.replace(name, target)
     except OSError as error:
         raise _describe_write_error(error, address, folder) from error
     finally:
         with suppress(FileNotFoundError):
             os.unlink(name)
+
+
+def staged_path(address: str) -> Path:
+    """Returns where the copy of an address lies in the cache while a long command works with it: the same for each run.
+
+    Raises:
+        UnavailableError, InputError: As `make_cache_folder`.
+    """
+    digest = sha256(address.encode("utf-8", "surrogateescape")).hexdigest()[:DIGEST_LETTERS]
+    return make_cache_folder(CACHE_NAME, digest) / name_of(address).name
+
+
+def stage_source(location: str | os.PathLike[str]) -> Path:
+    """Returns a file to read: a path itself, and of an address a copy in the cache, which stays until `discard_staged`.
+
+    A copy that an earlier run left is taken where its object is still the same. Processes share it.
+
+    Raises:
+        DniError: As `fetch_file` and `staged_path`.
+    """
+    source = as_location(location)
+    if isinstance(source, Path):
+        return source
+    path = staged_path(source)
+    if path not in _locks:
+        _locks[path] = _hold_folder(path.parent)
+    with name_errors(path, source):
+        info = read_info(source)
+        try:
+            status = os.stat(path)
+        except OSError:
+            status = None
+        if info is None or status is None or (status.st_size, int(status.st_mtime)) != (info.size, int(info.changed)):
+            fetch_file(source, path)
+    return path
+
+
+_locks: dict[Path, int] = {}
+"""Descriptors by which this process keeps others from removing a copy that it reads."""
+
+
+def _hold_folder(folder: Path) -> int:
+    while True:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            descriptor = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+            if try_lock(descriptor, shared=True) and os.path.exists(folder / LOCK_NAME):
+                return descriptor
+            os.close(descriptor)
+        time.sleep(LOCK_PAUSE_S)
+
+
+def stage_output(location: str | os.PathLike[str], *, force: bool = False) -> Path:
+    """Returns a file to write: a path itself, and for an address one in the cache, which `publish_staged` uploads.
+
+    Raises:
+        UsageError: There is an object at the address, and `force` is off; or its store does not take one whole.
+        DniError: As `read_info` and `staged_path`.
+    """
+    target = as_location(location)
+    if isinstance(target, Path):
+        return target
+    check_writable(target)
+    if not name_of(target).suffix:
+        raise UsageError(f"{escape_name(target)} names no file; write {escape_name(target)}/NAME.mkv. Nothing was written.")
+    if not force and read_info(target) is not None:
+        raise UsageError(f"{escape_name(target)} exists; give --force to replace it. Nothing was written.")
+    return staged_path(target)
+
+
+def publish_staged(location: str | os.PathLike[str], *, force: bool = False) -> None:
+    """Uploads a staged output whole; does nothing for a path.
+
+    Raises:
+        DniError: As `write_object`.
+    """
+    target = as_location(location)
+    if isinstance(target, str):
+        write_object(target, staged_path(target), force=force)
+
+
+def discard_staged(*locations: str | os.PathLike[str]) -> None:
+    """Removes what is staged for addresses, as far as the system lets it and no other process reads it."""
+    for location in locations:
+        place = as_location(location)
+        if isinstance(place, Path):
+            continue
+        path = staged_path(place)
+        descriptor = _locks.pop(path, None)
+        if descriptor is None or try_lock(descriptor):
+            shutil.rmtree(path.parent, ignore_errors=True)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+@contextmanager
+def name_staged_errors(*locations: str | os.PathLike[str]) -> Iterator[None]:
+    """Lets errors of the block name addresses in place of what is staged for them."""
+    with ExitStack() as stack:
+        for location in locations:
+            if is_address(location):
+                place = as_location(location)
+                if isinstance(place, str):
+                    stack.enter_context(name_errors(staged_path(place), place))
+        yield
 
 
 def _stage(source: str, copy: Path) -> StagedFile:

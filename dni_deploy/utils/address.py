@@ -58,6 +58,11 @@ def as_location(given: str | os.PathLike[str]) -> Location:
     return text.rstrip("/")
 
 
+def is_remote(given: str | os.PathLike[str]) -> bool:
+    """Tells whether something is at an address other than one of this machine; errors are those of `as_location`."""
+    return isinstance(as_location(given), str)
+
+
 def as_local_path(given: str | os.PathLike[str], what: str = "this") -> Path:
     """Converts what has to be on this machine.
 

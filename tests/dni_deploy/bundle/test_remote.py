@@ -130,7 +130,9 @@ def test_eight_processes_read_a_bundle_once(original: Bundle, tmp_path: Path) ->
     assert sorted(len(reads) for _, reads in answers) == [0] * 7 + [len(original.manifest.files)]
 
 
-def test_another_machine_makes_a_copy_of_its_own(original: Bundle, store: CountingStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_another_machine_makes_a_copy_of_its_own(
+    original: Bundle, store: CountingStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     bundle = Bundle.open(ADDRESS)
     assert bundle.localize() is bundle
     assert original.localize() is original
@@ -140,6 +142,6 @@ def test_another_machine_makes_a_copy_of_its_own(original: Bundle, store: Counti
     assert local.path.is_relative_to(tmp_path / "other")
     assert local == Bundle.open(ADDRESS)
     shutil.rmtree(tmp_path / "other")
-    store.put_folder(ADDRESS, pico.write(tmp_path / "y.dni", seed=5).path)
+    store.put_folder(ADDRESS, pico.write(tmp_path / "y.dni", count=3).path)
     with pytest.raises(BundleError, match=r"^memory://b/x.dni was replaced since the job began"):
         bundle.localize()
