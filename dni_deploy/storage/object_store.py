@@ -208,6 +208,7 @@ def _open_store(scheme: str) -> Any:
 
 
 def _check_bucket(address: str) -> None:
+    """Raises UnavailableError where nothing is at an address because there is no such bucket."""
     scheme = read_scheme(address)
     if scheme not in DRIVERS:
         return
@@ -215,9 +216,11 @@ def _check_bucket(address: str) -> None:
     try:
         _attempt(bucket, lambda files, path: files.ls(path))
     except _MissingError as error:
-        raise UnavailableError(
-            f"There is no bucket {escape_name(bucket)} ({_format_error(error.__cause__ or error)})."
-        ) from error
+        raise _make_bucket_error(address, error.__cause__ or error) from error
+
+
+def _make_bucket_error(address: str, error: BaseException) -> UnavailableError:
+    return UnavailableError(f"{escape_name(address)}: there is no such bucket ({_format_error(error)}).")
 
 
 def _to_info(row: dict[str, Any]) -> ObjectInfo:
@@ -234,7 +237,7 @@ def _explain(error: Exception, address: str) -> DniError:
     name = escape_name(address)
     if isinstance(error, FileNotFoundError):
         if "bucket does not exist" in str(error).lower():
-            return UnavailableError(f"{name}: there is no such bucket ({_format_error(error)}).")
+            return _make_bucket_error(address, error)
         return _MissingError(f"{name} does not exist.")
     if isinstance(error, FileExistsError):
         return UsageError(f"{name} exists; give --force to replace it.")
