@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("dni_deploy", "exporters", "engines", "benchmarks")
-FOUNDATION = {"errors", "_version", "network_controls", "signature", "utils"}
+FOUNDATION = {"errors", "_version", "network_controls", "signature", "storage", "utils"}
 """Everybody may import these."""
 LIBRARY = {
     "checkpoints", "alpha", "exporters", "bundle", "imaging", "control", "blending", "engines", "video_io", "reports", "tuning",
@@ -23,6 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_version": set(),
     "network_controls": set(),
     "signature": set(),
+    "storage": set(),
     "utils": set(),
     "checkpoints": set(),
     "alpha": set(),

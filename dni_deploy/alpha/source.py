@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from dni_deploy.alpha.coefficients import Alpha
 from dni_deploy.alpha.curves import AlphaCurve, is_curve
@@ -12,6 +11,7 @@ from dni_deploy.alpha.log import AlphaLog
 from dni_deploy.alpha.plane_path import PlanePath
 from dni_deploy.alpha.timeline import AlphaSource, AlphaTimeline
 from dni_deploy.errors import UsageError
+from dni_deploy.utils.address import as_local_path
 from dni_deploy.utils.text_file import name_file_in_errors, read_json
 
 ALPHA_FILE_SUFFIXES = (".json", ".csv", ".jsonl")
@@ -88,7 +88,7 @@ def open_alpha_source(
             _reject_options(interpolation, loop, "A curve")
             return AlphaCurve.parse(alpha, members, fps=fps, extrapolate=extrapolate)
         return AlphaTimeline.parse(alpha, members, fps=fps, interpolation=interpolation, loop=loop, extrapolate=extrapolate)
-    path = Path(text if isinstance(alpha, str) else alpha)
+    path = as_local_path(text if isinstance(alpha, str) else alpha, "an alpha over time")
     if path.suffix.lower() == ".jsonl":
         _reject_options(interpolation, loop, "The alpha log of a performance")
         return AlphaLog.read(path, members)

@@ -17,6 +17,7 @@ from dni_deploy.jobs.manifest import RowWriter
 from dni_deploy.jobs.ray_options import RayOptions
 from dni_deploy.jobs.unit import UnitRow, make_worker_name
 from dni_deploy.session.options import SessionOptions
+from dni_deploy.utils.address import is_address
 from dni_deploy.utils.optional_packages import import_optional
 from dni_deploy.utils.progress import OptionalProgress
 
@@ -44,8 +45,10 @@ def adapt_session_options(options: SessionOptions, ray_options: RayOptions) -> S
 
 
 def make_path_absolute(path: str | os.PathLike[str]) -> str:
-    """Returns a path that means the same in every folder; a separator at its end, which means a folder, stays."""
+    """Returns a path that means the same in every folder; a separator at its end, which means a folder, stays, as an address does."""
     text = os.fspath(path)
+    if is_address(text):
+        return text
     return os.path.join(os.path.abspath(text), "") if text.endswith(("/", os.sep)) else os.path.abspath(text)
 
 
@@ -89,11 +92,14 @@ def open_ray_workers(
             rows.append(row)
 
     described = [path for path in (job_folder / JOB_FILE_NAME, job_folder) if path.exists()][:1]
+    manifest = (
+        [] if bundle.address is not None else [bundle.path / MANIFEST_FILE_NAME]
+    )  # each machine fetches one at an address
     return import_optional("dni_deploy.jobs.ray_pool").RayWorkers(
         factory,
         ray_options,
         uses_gpu=None if engine == "auto" else engine != CPU_ENGINE,
-        shared_paths=[bundle.path / MANIFEST_FILE_NAME, *described, *other_paths],
+        shared_paths=[*manifest, *described, *(path for path in other_paths if not is_address(path))],
         versions=versions,
         record_row=record_row,
         progress=progress,

@@ -31,6 +31,7 @@ from dni_deploy.imaging.metrics.psnr import psnr
 from dni_deploy.imaging.noise import NOISE_SIGMA, add_noise
 from dni_deploy.reports.sweep import SweepReport
 from dni_deploy.signature import Signature
+from dni_deploy.utils.address import as_local_path
 from dni_deploy.utils.progress import OptionalProgress, report_progress
 from engines.ort_session import bind_initializers, open_cpu_session, run_session
 
@@ -125,7 +126,7 @@ def demo(
         UnavailableError: A package is not installed: onnxruntime, or torch for `from_checkpoints`.
     """
     started = time.perf_counter()
-    folder = Path(output)
+    folder = as_local_path(output, "the output")
     _prepare_folder(folder, force)
     total = 1 + FIRST_ALPHA_COUNT + ALPHA_COUNT
     report_progress(progress, 0, total, "making the bundle")

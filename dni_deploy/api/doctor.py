@@ -52,6 +52,9 @@ REPORTED_PACKAGES = (
     ("ipywidgets", "the slider in a notebook"),
     ("vapoursynth", "scripts of VapourSynth"),
     ("ray", "jobs on a Ray cluster"),
+    ("fsspec", "files at addresses"),
+    ("s3fs", "files at s3://"),
+    ("gcsfs", "files at gs://"),
 )
 """Distribution and what it opens."""
 
@@ -67,6 +70,7 @@ PACKAGES_BY_EXTRA: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "notebook": ("For the slider in a notebook", ("ipywidgets",)),
     "ray": ("For jobs on a Ray cluster", ("ray",)),
     "spandrel": ("To export 42 more architectures", ("torch", "onnxscript", "spandrel")),
+    "cloud": ("For bundles, images and videos at s3:// and gs://", ("fsspec", "s3fs", "gcsfs")),
     "vapoursynth": ("For scripts of VapourSynth, with Python 3.12 or newer", ("vapoursynth",)),
 }
 """Extra -> what it is for, and its distributions. Those of the engines are not here: they depend on the GPU."""

@@ -24,6 +24,7 @@ from dni_deploy.checkpoints.graph_file import are_graph_files
 from dni_deploy.errors import MismatchError, UsageError, escape_name
 from dni_deploy.network_controls import Control, check_controls, parse_declarations
 from dni_deploy.signature import ColorMode, Signature
+from dni_deploy.utils.address import as_local_path
 from dni_deploy.utils.log_duration import log_duration
 from dni_deploy.utils.opset import MIN_OPSET
 from dni_deploy.utils.optional_packages import import_optional
@@ -90,7 +91,7 @@ def export(
         UnavailableError: A package is missing.
         LimitError: A file is too large, or the disk is full. In all cases nothing is written.
     """
-    _check_output(Path(output), force)
+    _check_output(as_local_path(output, "the output"), force)
     if opset is not None and (not isinstance(opset, int) or opset < MIN_OPSET):
         raise UsageError(f"Opset {escape_name(opset)} is too old; the lowest is {MIN_OPSET}.")
 

@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from dni_deploy.blending.weight_groups import WeightGroups
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import CoefficientsError, LimitError, MismatchError, UsageError, escape_name
 from dni_deploy.network_controls import ControlValues, drop_control_tensors
+from dni_deploy.utils.address import as_local_path
 from dni_deploy.utils.atomic_write import write_bytes, write_file_atomically
 from dni_deploy.utils.log_duration import log_duration
 from dni_deploy.utils.onnx_weights import fill_initializers
@@ -134,7 +134,7 @@ def refit(
         DniError: As Bundle.open raises.
     """
     start = time.perf_counter()
-    target = Path(output)
+    target = as_local_path(output, "the output")
     suffix = target.suffix
     if suffix not in (".onnx", ".safetensors", *TENSORRT_SUFFIXES):
         raise UsageError(

@@ -18,7 +18,14 @@ from dni_deploy.api.cluster_workers import (
     require_ray,
 )
 from dni_deploy.api.run_images import ImageFailure, ImageResult, ImageWorkerFactory
-from dni_deploy.api.run_job import check_all_done, check_requested_engine, describe_job, read_encoder_versions, select_tasks
+from dni_deploy.api.run_job import (
+    check_all_done,
+    check_requested_engine,
+    describe_job,
+    read_encoder_versions,
+    select_tasks,
+    sort_tasks,
+)
 from dni_deploy.blending.group_rules import AppliedRule
 from dni_deploy.blending.preset import Preset
 from dni_deploy.bundle.bundle import Bundle
@@ -31,6 +38,7 @@ from dni_deploy.jobs.shard import JOIN, JobOptions, Shard
 from dni_deploy.jobs.unit import UnitRow
 from dni_deploy.session.options import SessionOptions
 from dni_deploy.spatial.alpha_map import AlphaMapOptions
+from dni_deploy.utils.address import is_address, is_remote
 from dni_deploy.utils.atomic_write import DiskFullError
 from dni_deploy.utils.progress import OptionalProgress
 
@@ -149,7 +157,12 @@ def run(
         inputs = [make_path_absolute(path) for path in as_path_list(inputs)]
         map_options = map_options and replace(map_options, mask=make_path_absolute(map_options.mask))
     masks = [] if map_options is None else [map_options.mask]
-    plan = plan_image_tasks(inputs, output, file_options, force=force, resume=is_resumed, other_inputs=masks)
+    is_remote_output = is_remote(output)
+    if is_remote_output:
+        _check_remote_job(job, output)
+        is_resumed = False
+    select = (lambda tasks: shard.select_units(sort_tasks(tasks))) if is_remote_output and shard is not None else None
+    plan = plan_image_tasks(inputs, output, file_options, force=force, resume=is_resumed, select=select, other_inputs=masks)
     if not plan.tasks:
         return RunReport({}, "", "", (), (), plan.skipped, 0.0)
     if (is_resumed or job.ray is not None) and plan.folder is None:
@@ -168,7 +181,7 @@ def run(
         shard="" if shard is None else str(shard),
     )
     runner = _Runner(factory, plan, save_preset, max_failures, job, progress, report_failure)
-    if plan.folder is None or (len(plan.tasks) == 1 and not is_resumed and job.ray is None):
+    if is_remote_output or plan.folder is None or (len(plan.tasks) == 1 and not is_resumed and job.ray is None):
         return runner.run(list(plan.tasks))
     description = describe_job(bundle, alpha, map_options, options, file_options, (tile, overlap))
     if is_join:
@@ -181,6 +194,21 @@ def run(
         if selection.unit_count:
             folder.write_plan(selection.unit_count)
         return runner.run(selection.tasks, selection.kept, folder)
+
+
+def _check_remote_job(job: JobOptions, output: object) -> None:
+    """Checks what is asked of a job whose outputs go to a store, where no file of rows can grow."""
+    given = "--resume" if job.resume else "--shard join" if job.shard is not None and job.shard.strip() == JOIN else None
+    if given is not None:
+        raise UsageError(
+            f"{given} goes by the rows of a job in the folder of its outputs, and {escape_name(output)} is an address: "
+            "--skip-existing goes on there, with --shard K/N, too. Nothing was written."
+        )
+    if job.ray is not None:
+        raise UsageError(
+            f"Workers on a cluster meet in a folder that all of them see, and {escape_name(output)} is an address; "
+            "--shard K/N writes there. Nothing was written."
+        )
 
 
 @contextmanager
@@ -340,7 +368,8 @@ def _make_error(report: RunReport, plan: ImagePlan, count: int, results: _Result
         return error
     if results.error is not None or results.stop_reason is not None:
         stop = f"{len(report.failed)} failed, {results.stop_reason}. First: {first}" if results.stop_reason else str(first)
-        counts = f"{done + kept} of {count + kept} images are done, and the same command with --resume does the others"
+        option = "--skip-existing" if is_address(plan.folder) else "--resume"
+        counts = f"{done + kept} of {count + kept} images are done, and the same command with {option} does the others"
         kind = type(first) if results.error is not None or not done + kept else PartialResultError
         error = kind(f"The run stopped: {stop} {counts}.")
     elif done + kept:

@@ -42,7 +42,10 @@ from dni_deploy.session.options import SessionOptions
 from dni_deploy.session.session import Session, open_session
 from dni_deploy.spatial.alpha_map import AlphaMap, AlphaMapOptions
 from dni_deploy.spatial.render import AlphaMapRange, AlphaMapRenderer, AlphaMapStats
-from dni_deploy.utils.atomic_write import DiskFullError, write_bytes_atomically
+from dni_deploy.storage.files import SourceStates, make_folders, write_whole
+from dni_deploy.storage.staging import StagedFile, stage_ahead
+from dni_deploy.utils.address import join_location
+from dni_deploy.utils.atomic_write import DiskFullError
 from dni_deploy.utils.hardware import available_memory_bytes, count_cores, cpu_name
 from dni_deploy.utils.overlap import run_overlapped
 from dni_deploy.utils.progress import OptionalProgress, report_progress
@@ -107,7 +110,7 @@ class ImageResult:
     @property
     def output(self) -> str:
         """The file that was written."""
-        return os.path.join(self.task.output_folder, self.output_name)
+        return join_location(self.task.output_folder, self.output_name)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the result as `--json` prints it."""
@@ -212,7 +215,7 @@ class ImageWorkerFactory:
         """
         options = self.map_options
         mask = None if options is None else AlphaMap.read(options.mask)
-        session = open_session(self.bundle, self.session_options, alpha=self.alpha)
+        session = open_session(self.bundle.localize(), self.session_options, alpha=self.alpha)
         try:
             if self.job is not None:
                 engine = {"engine": [session.engine.name, self.session_options.precision]}
@@ -254,6 +257,7 @@ class ImageWorker:
         self._tile, self._overlap, self._map_renderer = factory.tile, factory.overlap, map_renderer
         self._stopping = threading.Event()
         self._progress_lock, self._map_lock = threading.Lock(), threading.Lock()
+        self._source_states = SourceStates()
         self._done = self._total = 0
         self.description = _describe(session, map_range)
         self._name = WorkerName(make_worker_name(), factory.shard, session.engine.name, cpu_name())
@@ -288,29 +292,31 @@ class ImageWorker:
         self._done, self._total = 0, len(tasks)
         self._stopping.clear()
         self._report(progress, tasks[0].source_name)
-        if len(tasks) == 1:  # in the caller's thread, which Ctrl-C interrupts
-            yield self._run_unit(tasks[0], progress)
-            return
-        futures = run_overlapped(
-            lambda task: self._run_unit(task, progress),
-            tasks,
-            threads=min(FRAMES_IN_FLIGHT + (self._factory.session_options.threads or count_cores()), MAX_THREADS),
-            measure_bytes=self._estimate_bytes,
-            max_bytes=(available_memory_bytes() or ASSUMED_MEMORY_BYTES) // MEMORY_FRACTION,
-            stopping=self._stopping,
-        )
-        # Threads that silence warnings each for itself, as reading an image does, would restore each other's filters.
-        with warnings.catch_warnings(), closing(futures):
-            for future in futures:
-                yield future.result()
+        with stage_ahead(tasks, lambda task: task.source) as staged_tasks:
+            if len(tasks) == 1:  # in the caller's thread, which Ctrl-C interrupts
+                for task, staged in staged_tasks:
+                    yield self._run_unit(task, staged, progress)
+                return
+            futures = run_overlapped(
+                lambda pair: self._run_unit(*pair, progress),
+                staged_tasks,
+                threads=min(FRAMES_IN_FLIGHT + (self._factory.session_options.threads or count_cores()), MAX_THREADS),
+                measure_bytes=self._estimate_bytes,
+                max_bytes=(available_memory_bytes() or ASSUMED_MEMORY_BYTES) // MEMORY_FRACTION,
+                stopping=self._stopping,
+            )
+            # Threads that silence warnings each for itself, as reading an image does, would restore each other's filters.
+            with warnings.catch_warnings(), closing(futures):
+                for future in futures:
+                    yield future.result()
 
     def _report(self, progress: OptionalProgress, what: str) -> None:
         report_progress(progress, self._done, self._total, what)
 
-    def _estimate_bytes(self, task: ImageTask) -> int:
+    def _estimate_bytes(self, pair: tuple[ImageTask, StagedFile]) -> int:
         """Estimates what an image takes from its header; 0 for one that cannot be read, whose error comes later."""
         try:
-            width, height, dtype = read_frame_kind(Path(task.source))
+            width, height, dtype = read_frame_kind(pair[1].path)
         except DniError:
             return 0
         scale = self._session.signature.scale
@@ -318,8 +324,8 @@ class ImageWorker:
         output_pixels = max(width * height * scale * scale, target[0] * target[1])
         return (width * height + output_pixels) * BYTES_PER_OUTPUT_PIXEL[dtype]
 
-    def _run_unit(self, task: ImageTask, progress: OptionalProgress) -> UnitRow:
-        row = run_unit(task, lambda unit: self._process_readably(unit, progress), self._name)
+    def _run_unit(self, task: ImageTask, staged: StagedFile, progress: OptionalProgress) -> UnitRow:
+        row = run_unit(task, lambda unit: self._process_readably(unit, staged, progress), self._name)
         if row.error is not None:
             if isinstance(row.error.exception, DiskFullError):
                 raise row.error.exception
@@ -331,21 +337,22 @@ class ImageWorker:
             self._report(progress, task.source_name)
         return row
 
-    def _process_readably(self, task: ImageTask, progress: OptionalProgress) -> UnitResult:
+    def _process_readably(self, task: ImageTask, staged: StagedFile, progress: OptionalProgress) -> UnitResult:
         try:
-            return self._process(task, progress)
+            with staged.reading() as path:
+                return self._process(task, path, progress)
         except OSError as error:
             raise InputError(f"{escape_name(error.filename or task.output)}: {error.strerror}.") from error
         except MemoryError as error:
             name = escape_name(task.source)
             raise LimitError(f"{name} needs more memory than is free; smaller tiles need less (--tile).") from error
 
-    def _process(self, task: ImageTask, progress: OptionalProgress) -> UnitResult:
+    def _process(self, task: ImageTask, path: Path, progress: OptionalProgress) -> UnitResult:
         self._check_running()
-        os.makedirs(task.output_folder or ".", exist_ok=True)
+        make_folders(task.output_folder)
         limit = self._options.max_pixels
-        source_state = read_source_state(task.source)
-        image = read_image(task.source, scale=self._session.signature.scale, max_pixels=limit)
+        source_state = self._source_states.read(task.source_folder, task.source_name)
+        image = read_image(path, scale=self._session.signature.scale, max_pixels=limit)
         if self._options.strip:
             image = replace(image, metadata=NO_METADATA)
         height, width = image.rgb.shape[:2]
@@ -355,12 +362,12 @@ class ImageWorker:
         self._check_running()
         rendered = self._render(image.rgb, task.source_name, progress)
         pixels = rendered.pixels if target is None else resize_frame(rendered.pixels, *target)
-        path, image_format, image = self._choose_format(task, image.with_pixels(pixels))
-        encodable = _Encodable(path, image_format, fit_to_format(image, image_format))
+        output_path, image_format, image = self._choose_format(task, image.with_pixels(pixels))
+        encodable = _Encodable(output_path, image_format, fit_to_format(image, image_format))
         self._check_running()
         data = encode_image(encodable.image, encodable.image_format, self._make_encoder_options(encodable.image_format))
         self._check_running()
-        write_bytes_atomically(encodable.path, data, force=self._may_replace(encodable.path))
+        write_whole(encodable.path, data, force=self._may_replace(encodable.path))
         log.debug("%s: %d tiles in %.3f s", task.source, rendered.tiles, rendered.seconds)
         details: dict[str, Any] = {
             "source": task.source,
@@ -457,15 +464,6 @@ def _describe(session: Session, map_range: AlphaMapRange | None) -> ImageWorkerD
         applied_rules=() if rules is None else rules.describe_rules(),
         notes=() if rules is None else rules.describe_split_norms(),
     )
-
-
-def read_source_state(path: str) -> str | None:
-    """Reads what tells that an image was changed, size and modification time; None where it cannot be read."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return f"{status.st_size} bytes, {status.st_mtime_ns} ns"
 
 
 def is_own_output(path: str, job_started_ns: int) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from dni_deploy._version import __version__
 from dni_deploy.alpha.coefficients import Alpha, Coefficients
-from dni_deploy.api.run_images import is_own_output, read_source_state
+from dni_deploy.api.run_images import is_own_output
 from dni_deploy.blending.control_settings import ControlSettings
 from dni_deploy.blending.group_rules import Rule, parse_rule
 from dni_deploy.bundle.bundle import Bundle
@@ -22,6 +22,7 @@ from dni_deploy.jobs.manifest import read_rows
 from dni_deploy.jobs.shard import Shard, format_shards_to_repeat
 from dni_deploy.session.options import SessionOptions
 from dni_deploy.spatial.alpha_map import AlphaMapOptions
+from dni_deploy.storage.files import SourceStates
 from dni_deploy.utils.format_count import format_count
 from dni_deploy.utils.text_file import hash_file
 
@@ -172,14 +173,14 @@ def find_done_tasks(tasks: Sequence[ImageTask], folder: str, job: JobFolder) -> 
     """Finds the images on which a row and the disk agree."""
     index_by_id = {task.id: index for index, task in enumerate(tasks)}
     outputs: dict[int, str] = {}
-    others = set()
+    others, states = set(), SourceStates()
     for row in read_rows(job.path):
         index = index_by_id.get(row.unit)
         if index is None:
             others.add(row.unit)
         elif row.output is not None and index not in outputs:
             path = os.path.join(folder, *row.output.path.split("/"))
-            if _is_done(path, row.output.size, tasks[index].source, row.details.get("source_state")):
+            if _is_done(path, row.output.size, tasks[index], row.details.get("source_state"), states):
                 outputs[index] = path
     return DoneTasks(outputs, len(others))
 
@@ -221,9 +222,10 @@ def _make_missing_error(missing: Mapping[int, str], count: int, folder: str, job
     )
 
 
-def _is_done(path: str, size: int, source: str, source_state: str | None) -> bool:
+def _is_done(path: str, size: int, task: ImageTask, source_state: str | None, states: SourceStates) -> bool:
     try:
         status = os.lstat(path)
     except OSError:
         return False
-    return stat.S_ISREG(status.st_mode) and status.st_size == size and read_source_state(source) == source_state
+    has_size = stat.S_ISREG(status.st_mode) and status.st_size == size
+    return has_size and states.read(task.source_folder, task.source_name) == source_state

@@ -20,6 +20,8 @@ from dni_deploy.errors import InputError, PartialResultError, escape_name
 from dni_deploy.session.options import SessionOptions
 from dni_deploy.session.session import Session, open_session
 from dni_deploy.spatial.alpha_map import AlphaMapOptions
+from dni_deploy.storage.staging import discard_staged, name_staged_errors, publish_staged
+from dni_deploy.utils.address import is_remote
 from dni_deploy.utils.atomic_write import write_file_atomically
 from dni_deploy.utils.format_count import format_numbers
 from dni_deploy.utils.progress import OptionalProgress, report_progress
@@ -97,9 +99,10 @@ def video(
 
     Args:
         bundle_path: The bundle or its path.
-        source_path: The video; or a folder of pictures, or their names with a number, such as "in/%05d.png".
+        source_path: The video, or its address, from which it is copied into the cache first; or a folder of pictures, or their
+            names with a number, such as "in/%05d.png".
         output: The video to write: .mp4, .mov, .mkv, .webm, .avi, .ts, .mxf, .gif or another of MUXER_BY_SUFFIX; or
-            pictures, "out/%05d.png", numbered as the frames of the video, from 0.
+            pictures, "out/%05d.png", numbered as the frames of the video, from 0. To an address it is uploaded when it is whole.
         alpha: An alpha, alpha over time as open_alpha_source reads it, or an AlphaSource; required unless there is an alpha
             map between two members.
         alpha_map: A gray image, or a video with a gray frame for each frame: each pixel gets an alpha between `alpha`
@@ -142,12 +145,14 @@ def video(
         alpha_log=alpha_log,
         force=force,
     )
-    settings = check_request(request, progress)
-    started = time.perf_counter()
-    with open_video_job(settings, fresh=fresh or settings.is_live) as job, SegmentMaker(settings, job, progress) as maker:
-        with _remove_useless_job(job):
-            dropped_frames = maker.make_all()
-        return finish_video(maker, dropped_frames, started)
+    with name_staged_errors(source_path, output):
+        settings = check_request(request, progress)
+        started = time.perf_counter()
+        with open_video_job(settings, fresh=fresh or settings.is_live) as job, SegmentMaker(settings, job, progress) as maker:
+            with _remove_useless_job(job):
+                dropped_frames = maker.make_all()
+            return finish_video(maker, dropped_frames, started)
+    raise AssertionError("unreachable")
 
 
 def open_video_job(settings: VideoSettings, *, fresh: bool = False, shared: bool = False) -> AbstractContextManager[VideoJob]:
@@ -339,6 +344,7 @@ def finish_video(maker: SegmentMaker, dropped_frames: DroppedFrames, started: fl
     settings, job, session = maker.settings, maker.job, maker.session
     source, encoder, output_format = settings.source, settings.transcode.encoder, settings.transcode.output_format
     output_path, plan, force = settings.output_path, settings.plan, settings.request.force
+    is_staged = is_remote(settings.request.output)
     report_progress(maker._progress, job.frames, job.frames, "joining the segments")
     if settings.log_path is not None:
         logged = has_started_log(output_path)
@@ -348,13 +354,16 @@ def finish_video(maker: SegmentMaker, dropped_frames: DroppedFrames, started: fl
         job.mark_log_started()  # so that the same command may go on where it is stopped between two pictures
         write_frames(output_path, job.segments, source.first_number)
     else:
-        with write_file_atomically(output_path, force=force) as temporary:
+        with write_file_atomically(output_path, force=force or is_staged) as temporary:
             mux_segments(temporary, plan, job.segments, source, encoder, output_format)
             job.mark_published(temporary)
+    if is_staged:
+        report_progress(maker._progress, job.frames, job.frames, "uploading the video")
+        publish_staged(settings.request.output, force=force)
     job.remove()
     report = VideoReport(
-        source=os.fspath(source.path),
-        output=os.fspath(output_path),
+        source=settings.source_name,
+        output=settings.output_name,
         frames=job.frames,
         resumed_frames=job.resumed_frames,
         width=output_format.width,
@@ -372,8 +381,9 @@ def finish_video(maker: SegmentMaker, dropped_frames: DroppedFrames, started: fl
             *maker.notes,
         ),
     )
+    discard_staged(settings.request.source_path, settings.request.output)
     if dropped_frames:
-        raise PartialResultError(_describe_losses(source.path, output_path, report.frames, dropped_frames))
+        raise PartialResultError(_describe_losses(settings.source_name, settings.output_name, report.frames, dropped_frames))
     return report
 
 
@@ -423,7 +433,7 @@ def _describe_fields(source: VideoFile, found: DroppedFrames, options: InputOpti
         yield f"soft telecine: {found.pulldown} frames are marked to be shown for three fields; each was written once, at its time"
 
 
-def _describe_losses(source_path: Path, output_path: Path, frames: int, losses: DroppedFrames) -> str:
+def _describe_losses(source_path: str, output_path: str, frames: int, losses: DroppedFrames) -> str:
     lost = f"about {losses.frames} frames are lost" if losses.frames != 1 else "about 1 frame is lost"
     if not losses.frames:
         lost = "an unknown number is lost"

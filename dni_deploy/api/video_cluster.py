@@ -22,12 +22,13 @@ from dni_deploy.api.video import IndexReplacedError, SegmentMaker, VideoReport, 
 from dni_deploy.api.video_settings import VideoRequest, VideoSettings, check_request
 from dni_deploy.api.video_shards import FATAL_ERRORS, join_segments
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.errors import PartialResultError, UsageError
+from dni_deploy.errors import PartialResultError, UsageError, escape_name
 from dni_deploy.jobs.manifest import RowWriter
 from dni_deploy.jobs.ray_options import RayOptions
 from dni_deploy.jobs.unit import UnitError, UnitResult, UnitRow, WorkerName, make_worker_name, run_unit
 from dni_deploy.session.options import SessionOptions
 from dni_deploy.spatial.alpha_map import AlphaMapOptions
+from dni_deploy.utils.address import is_remote
 from dni_deploy.utils.format_count import format_count
 from dni_deploy.utils.hardware import cpu_name
 from dni_deploy.utils.progress import OptionalProgress, report_progress
@@ -75,6 +76,12 @@ def video_on_cluster(
         DniError: As `video` raises.
     """
     require_ray()
+    for location in (source_path, output):
+        if is_remote(location):
+            raise UsageError(
+                f"Workers on a cluster read and write files that all of them see, and {escape_name(location)} is an address; name a "
+                "path. Nothing was written."
+            )
     request = _make_request(bundle_path, source_path, output, alpha, ray_options, options)
     settings = check_request(request, progress)
     if settings.is_live:

@@ -26,6 +26,8 @@ from dni_deploy.session.session import Session
 from dni_deploy.session.tiles import render_tiled
 from dni_deploy.spatial.alpha_map import AlphaMapOptions
 from dni_deploy.spatial.video import SpatialVideoSettings
+from dni_deploy.storage.staging import stage_output, stage_source
+from dni_deploy.utils.address import as_local_path, is_remote
 from dni_deploy.utils.progress import OptionalProgress, report_progress
 from dni_deploy.video_io.encoder import EncoderOptions, choose_output_format
 from dni_deploy.video_io.frame_index import FrameIndex
@@ -99,6 +101,16 @@ class VideoSettings:
     description: dict[str, Any]
 
     @property
+    def source_name(self) -> str:
+        """The video's path, or its address."""
+        return os.fspath(self.request.source_path if is_remote(self.request.source_path) else self.source.path)
+
+    @property
+    def output_name(self) -> str:
+        """The path of the video to write, or its address."""
+        return os.fspath(self.request.output if is_remote(self.request.output) else self.output_path)
+
+    @property
     def scale(self) -> int:
         """The output is that many times as wide and high."""
         return self.bundle.signature.scale
@@ -146,10 +158,15 @@ def check_request(request: VideoRequest, progress: OptionalProgress = None) -> V
     if alpha is None and alpha_map is None:
         raise UsageError("Which alpha? Give one (--alpha), or a map of alphas (--alpha-map). Nothing was written.")
     map_options = AlphaMapOptions(alpha_map) if isinstance(alpha_map, str | os.PathLike) else alpha_map
-    video_path, output_path = Path(request.source_path), Path(request.output)
-    log_path = None if request.alpha_log is None else Path(request.alpha_log)
-    input_paths = [video_path] if map_options is None else [video_path, Path(map_options.mask)]
-    _check_outputs(input_paths, output_path, log_path, request.force)
+    output_path = stage_output(request.output, force=request.force)
+    if is_remote(request.output) and names_frames(output_path):
+        raise UsageError(
+            f"{escape_name(request.output)} names many pictures; those of a video go to a folder of this machine. Nothing was written."
+        )
+    video_path = stage_source(request.source_path)
+    log_path = None if request.alpha_log is None else as_local_path(request.alpha_log, "an alpha log")
+    input_paths = [video_path] if map_options is None else [video_path, as_local_path(map_options.mask, "an alpha map")]
+    _check_outputs(input_paths, output_path, log_path, request.force, is_staged=is_remote(request.output))
     muxer = find_muxer(output_path)
     encoder, options = request.encoder or EncoderOptions(), request.options or SessionOptions()
     if muxer == FRAMES_MUXER:
@@ -158,7 +175,7 @@ def check_request(request: VideoRequest, progress: OptionalProgress = None) -> V
         encoder = encoder.for_muxer(muxer)
     input_options = request.input_options or InputOptions()
     source = open_video_file(video_path, input_options)
-    bundle = Bundle.ensure_open(request.bundle_path)
+    bundle = Bundle.ensure_open(request.bundle_path).localize()
     check_signature(bundle.signature)
 
     def as_alpha_source(given: Any) -> AlphaSource:
@@ -239,7 +256,9 @@ def move_controls(process_frame: FrameFunction, session: Session, controls: Mapp
     return process_with_controls
 
 
-def _check_outputs(input_paths: Sequence[Path], output_path: Path, log_path: Path | None, force: bool) -> None:
+def _check_outputs(
+    input_paths: Sequence[Path], output_path: Path, log_path: Path | None, force: bool, *, is_staged: bool = False
+) -> None:
     if not output_path.parent.is_dir():
         raise UsageError(f"The folder {escape_name(output_path.parent)} does not exist. Nothing was written.")
     if names_frames(output_path) and not force and not has_started_log(output_path):
@@ -253,7 +272,8 @@ def _check_outputs(input_paths: Sequence[Path], output_path: Path, log_path: Pat
             raise UsageError(f"{escape_name(path)} is the input, too; choose another output. Nothing was written.")
         if path.is_dir():
             raise UsageError(f"{escape_name(path)} is a folder; name a file. Nothing was written.")
-        if os.path.lexists(path) and not force and not (path is log_path and has_started_log(output_path)):
+        may_exist = force or (is_staged if path is output_path else has_started_log(output_path))
+        if os.path.lexists(path) and not may_exist:
             remove_published_job(output_path)
             raise UsageError(f"{escape_name(path)} exists; give --force to replace it. Nothing was written.")
     if log_path is not None and os.path.realpath(log_path) == os.path.realpath(output_path):

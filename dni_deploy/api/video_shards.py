@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from dni_deploy.alpha.coefficients import Alpha
@@ -18,6 +17,8 @@ from dni_deploy.errors import DniError, LimitError, PartialResultError, Unavaila
 from dni_deploy.jobs.manifest import append_row, read_rows
 from dni_deploy.jobs.shard import JOIN, Shard, format_shards_to_repeat
 from dni_deploy.jobs.unit import UnitResult, WorkerName, make_worker_name, run_unit
+from dni_deploy.storage.staging import discard_staged, name_staged_errors
+from dni_deploy.utils.address import as_local_path, is_remote
 from dni_deploy.utils.format_count import format_count, format_numbers
 from dni_deploy.utils.hardware import cpu_name
 from dni_deploy.utils.progress import OptionalProgress
@@ -99,14 +100,26 @@ def video_shard(
         raise UsageError(
             "--fresh would discard what other shards have done; remove the job folder before the first one begins."
         )
+    if is_remote(output):
+        raise UsageError(
+            f"Shards meet in a folder beside the output, which all of them see, and {escape_name(output)} is an address; name a "
+            "path, and upload the video when it is joined. Nothing was written."
+        )
     is_join = shard.strip() == JOIN
     parsed = None if is_join else Shard.parse(shard)
-    if is_join and not is_stopped_job(Path(output)):
-        folder = escape_name(job_folder_path(Path(output)))
+    if is_join and not is_stopped_job(as_local_path(output)):
+        folder = escape_name(job_folder_path(as_local_path(output)))
         raise UsageError(f"There is nothing to join: no shard has begun a job in {folder}. Nothing was written.")
     request = VideoRequest(bundle_path=bundle_path, source_path=source_path, output=output, alpha=alpha, **options)
+    with name_staged_errors(source_path):
+        report = _run_request(request, parsed, progress)
+    discard_staged(source_path)
+    return report
+
+
+def _run_request(request: VideoRequest, shard: Shard | None, progress: OptionalProgress) -> ShardReport | VideoReport:
     settings = check_request(request, progress)
-    return join_segments(settings, progress) if parsed is None else _make_shard(settings, parsed, progress)
+    return join_segments(settings, progress) if shard is None else _make_shard(settings, shard, progress)
 
 
 def _make_shard(settings: VideoSettings, shard: Shard, progress: OptionalProgress) -> ShardReport:
@@ -120,7 +133,7 @@ def _make_shard(settings: VideoSettings, shard: Shard, progress: OptionalProgres
             maker.load_index()
         worker.raise_failures()
         return ShardReport(
-            source=os.fspath(settings.source.path),
+            source=settings.source_name,
             folder=os.fspath(job.folder),
             shard=str(shard),
             frames=job.frames,

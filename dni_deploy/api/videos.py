@@ -13,6 +13,7 @@ from dni_deploy.alpha.timeline import AlphaSource
 from dni_deploy.api.video import VideoReport, video
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import InputError, PartialResultError, UsageError, escape_name
+from dni_deploy.utils.address import Location, as_local_path, as_location, name_of
 from dni_deploy.utils.atomic_write import write_bytes_atomically
 from dni_deploy.utils.progress import OptionalProgress
 from dni_deploy.video_io.containers import MUXER_BY_SUFFIX
@@ -54,14 +55,15 @@ def videos(
         PartialResultError: Some of them could not be read, or are damaged; the others were done.
         DniError: As `video` raises.
     """
-    sources = [Path(path) for path in source_paths]
-    plan_outputs(sources, Path(folder), force=True)
+    sources = [as_location(path) for path in source_paths]
+    folder = as_local_path(folder, "the folder for several videos")
+    plan_outputs(sources, folder, force=True)
     bundle = Bundle.ensure_open(bundle_path)
     batch_path = Path(folder, BATCH_FILE_NAME)
     settings = {name: value for name, value in options.items() if name not in ("fresh", "force")}
     batch = sha256(repr([[os.fspath(path) for path in sources], bundle.digest, alpha, settings]).encode()).hexdigest()
     is_resumed = not options.get("fresh") and batch_path.is_file() and batch_path.read_text("ascii", "replace") == batch
-    output_paths = plan_outputs(sources, Path(folder), force=is_resumed or bool(options.get("force")))
+    output_paths = plan_outputs(sources, folder, force=is_resumed or bool(options.get("force")))
     write_bytes_atomically(batch_path, batch.encode(), force=True)
     reports, failures = [], []
     for source_path, output_path in output_paths.items():
@@ -77,7 +79,7 @@ def videos(
     return reports
 
 
-def plan_outputs(source_paths: Sequence[Path], folder: Path, *, force: bool = False) -> dict[Path, Path]:
+def plan_outputs(source_paths: Sequence[Location], folder: Path, *, force: bool = False) -> dict[Location, Path]:
     """Names the output of each video.
 
     Raises:
@@ -85,10 +87,11 @@ def plan_outputs(source_paths: Sequence[Path], folder: Path, *, force: bool = Fa
     """
     if not folder.is_dir():
         raise UsageError(f"Several videos need a folder to go to, and {escape_name(folder)} is none. Nothing was written.")
-    outputs: dict[Path, Path] = {}
+    outputs: dict[Location, Path] = {}
     for source_path in source_paths:
-        suffix = source_path.suffix.lower()
-        output_path = folder / f"{source_path.stem}{suffix if suffix in MUXER_BY_SUFFIX else FALLBACK_SUFFIX}"
+        name = name_of(source_path)
+        suffix = name.suffix.lower()
+        output_path = folder / f"{name.stem}{suffix if suffix in MUXER_BY_SUFFIX else FALLBACK_SUFFIX}"
         if output_path in outputs.values():
             raise UsageError(
                 f"Two videos would become {escape_name(output_path)}; process one of them apart. Nothing was written."

@@ -22,6 +22,7 @@ from dni_deploy.imaging.frames import Frame, check_signature
 from dni_deploy.imaging.image_file import read_image
 from dni_deploy.session.options import SessionOptions
 from dni_deploy.session.session import Session, open_session
+from dni_deploy.utils.address import as_local_path
 from dni_deploy.utils.progress import OptionalProgress, report_progress
 from dni_deploy.website.network import make_web_network
 from dni_deploy.website.runtime import RUNTIME_VERSION, read_runtime
@@ -125,7 +126,7 @@ def web(
         DniError: As read_image, open_session and Bundle.open raise.
     """
     started = time.perf_counter()
-    folder, options = Path(output), options or SessionOptions()
+    folder, options = as_local_path(output, "the output"), options or SessionOptions()
     bundle = Bundle.ensure_open(bundle_path)
     check_signature(bundle.signature)
     check_site_folder(folder, force=force)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from onnx import ModelProto
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from dni_deploy.bundle.folder import MANIFEST_FILE_NAME, check_bundle_folder
+from dni_deploy.bundle.folder import MANIFEST_FILE_NAME, as_bundle_location, check_bundle_folder
 from dni_deploy.bundle.manifest import Manifest
+from dni_deploy.bundle.remote import fetch_bundle
 from dni_deploy.bundle.slider import PerceptualSlider
 from dni_deploy.bundle.stored_file import read_verified
 from dni_deploy.errors import BundleError, MismatchError, RefusedError, UsageError, escape_name
@@ -29,21 +30,23 @@ class Bundle:
     """An opened bundle. Nothing but the manifest is held in memory; every read checks the file's SHA-256 again.
 
     Attributes:
-        path: The folder.
+        path: The folder; of a bundle at an address, this machine's copy in the cache.
         manifest: Its table of contents.
         digest: SHA-256 of manifest.json in hex: the identity of the whole bundle.
+        address: Where it was opened from, if that was an address.
     """
 
     path: Path
     manifest: Manifest
     digest: str
+    address: str | None = None
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Bundle:
         """Reads the manifest and checks every file of it against its SHA-256.
 
         Args:
-            path: The folder.
+            path: The folder, or its address (s3://bucket/sr.dni), from which it is copied once into the cache of this machine.
 
         Returns:
             The bundle.
@@ -52,8 +55,17 @@ class Bundle:
             BundleError: The folder is no bundle, or a file is missing, changed or cut.
             RefusedError: A file is a link, not a regular file, or named outside of the folder.
             LimitError: The manifest is larger than its limit.
+            UnavailableError: The address cannot be reached.
         """
-        folder = Path(path)
+        location = as_bundle_location(path)
+        if isinstance(location, str):
+            copy = fetch_bundle(location)
+            try:
+                bundle = cls.open(copy)
+            except (BundleError, RefusedError):  # something damaged the copy
+                bundle = cls.open(fetch_bundle(location, anew=True))
+            return replace(bundle, address=location)
+        folder = location
         for is_last_attempt in (False, False, True):
             bundle = cls.read_manifest(folder)
             try:
@@ -72,6 +84,19 @@ class Bundle:
         """Returns an opened bundle as it is, and opens the one in a folder; errors are those of `open`."""
         return bundle if isinstance(bundle, Bundle) else cls.open(bundle)
 
+    def localize(self) -> Bundle:
+        """Returns the bundle as this machine can read it: one that another machine opened at an address is copied first.
+
+        Raises:
+            BundleError: There is another bundle at the address by now; and as `open`, whose other errors it raises, too.
+        """
+        if self.address is None or self.path.is_dir():
+            return self
+        bundle = Bundle.open(self.address)
+        if bundle.digest != self.digest:
+            raise BundleError(f"{escape_name(self.address)} was replaced since the job began; begin it again.")
+        return bundle
+
     @classmethod
     def read_manifest(cls, folder: Path) -> Bundle:
         """Opens a bundle without checking any file but the manifest; errors are those of `open`."""
@@ -83,7 +108,8 @@ class Bundle:
             raise type(error)(f"{escape_name(folder / MANIFEST_FILE_NAME)}: {error}") from None
 
     def __repr__(self) -> str:
-        return f"<Bundle {escape_name(self.path)}: {', '.join(map(escape_name, self.members))} of {escape_name(self.architecture)}>"
+        place = escape_name(self.address or self.path)
+        return f"<Bundle {place}: {', '.join(map(escape_name, self.members))} of {escape_name(self.architecture)}>"
 
     @property
     def members(self) -> tuple[str, ...]:

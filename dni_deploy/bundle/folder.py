@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from dni_deploy.errors import BundleError, escape_name
+from dni_deploy.utils.address import WEB_SCHEMES, Location, as_location, read_scheme
 from dni_deploy.utils.near_names import suggest_name
 
 MANIFEST_FILE_NAME = "manifest.json"
@@ -39,6 +40,19 @@ PICTURE_SUFFIXES = frozenset(
 WHAT_A_BUNDLE_IS = "a bundle is the folder that `dni-deploy export` writes"
 
 
+def as_bundle_location(given: str | os.PathLike[str]) -> Location:
+    """Tells the address of a bundle from its path, as `as_location` does.
+
+    Raises:
+        BundleError: It is an address on the web.
+    """
+    if read_scheme(os.fspath(given)) in WEB_SCHEMES:
+        raise BundleError(
+            f"{escape_name(given)} is an address, and nothing is downloaded: download the checkpoints, and export them."
+        )
+    return as_location(given)
+
+
 def check_bundle_folder(path: Path) -> None:
     """Checks that a path is a folder; whether it is a bundle is read from its manifest.
 
@@ -51,11 +65,8 @@ def check_bundle_folder(path: Path) -> None:
     if path.is_dir():
         return
     name, suffix = escape_name(path), path.suffix.lower()
-    if not os.path.lexists(path):
-        if path.parts and path.parts[0].lower() in ("http:", "https:", "hf:"):
-            raise BundleError(f"{name} is an address, and nothing is downloaded: download the checkpoints, and export them.")
-        if suffix not in CHECKPOINT_SUFFIXES:
-            raise BundleError(f"{name} does not exist; {WHAT_A_BUNDLE_IS}{suggest_name(path.name, _list_bundles(path.parent))}")
+    if not os.path.lexists(path) and suffix not in CHECKPOINT_SUFFIXES:
+        raise BundleError(f"{name} does not exist; {WHAT_A_BUNDLE_IS}{suggest_name(path.name, _list_bundles(path.parent))}")
     if suffix in CHECKPOINT_SUFFIXES:
         what = "is a file of weights, and a bundle is wanted" if path.exists() else "does not exist, and would be no bundle"
         line = f"dni-deploy export a={shlex.quote(name)} b=OTHER{suffix} -o NAME.dni"

@@ -30,6 +30,7 @@ from dni_deploy.checkpoints.family import Family, Member
 from dni_deploy.errors import BundleError, InputError, LimitError, MismatchError, RefusedError, UsageError, escape_name
 from dni_deploy.signature import Signature
 from dni_deploy.utils import onnx_weights
+from dni_deploy.utils.address import as_local_path
 from dni_deploy.utils.atomic_write import write_bytes, write_bytes_atomically, write_folder_atomically
 from dni_deploy.utils.file_lock import try_lock
 
@@ -75,7 +76,7 @@ def write_bundle(
         LimitError: There is no room.
         InputError: The folder cannot be written, or a tensor has values beyond float32.
     """
-    folder = Path(path)
+    folder = as_local_path(path, "a bundle that is written")
 
     def build_files(_: Manifest | None = None) -> Iterator[tuple[str, bytes]]:
         return build_bundle_files(graph, family, signature, architecture, graph_facts, tied or {})
@@ -314,6 +315,11 @@ def store_slider(
 
 def _change_attachments(bundle: Bundle, new_files: Sequence[tuple[str, bytes]] = (), **fields: Any) -> Bundle:
     """Writes new files and a manifest with these fields changed."""
+    if bundle.address is not None:
+        raise UsageError(
+            f"{escape_name(bundle.address)} is read from there and not changed; copy the bundle to a folder, change it there, and "
+            "upload it. Nothing was written."
+        )
 
     def make_files(old: Manifest) -> Iterator[tuple[str, bytes]]:
         if _without_attachments(old) != _without_attachments(bundle.manifest):

@@ -8,9 +8,11 @@ from typing import Any
 
 import click
 
+from dni_deploy.bundle.folder import as_bundle_location
 from dni_deploy.cli import options
 from dni_deploy.cli.output import CommandOutput, print_summary, print_table
 from dni_deploy.errors import VERDICT_EXIT_CODE, escape_name
+from dni_deploy.utils.address import is_address
 from dni_deploy.utils.optional_packages import import_optional
 
 
@@ -60,8 +62,8 @@ def command(
     "will not blend", and "not known" where nothing was run; it is a result, so the exit code is 0 whichever it is,
     unless --strict is given.
     """
-    one_bundle = len(members) == 1 and Path(members[0]).is_dir()
-    family = Path(members[0]) if one_bundle else options.parse_members(members)
+    one_bundle = len(members) == 1 and (is_address(members[0]) or Path(members[0]).is_dir())
+    family = as_bundle_location(members[0]) if one_bundle else options.parse_members(members)
     with command_output.show_progress() as progress:
         report = import_optional("dni_deploy.api.check").check(
             family,

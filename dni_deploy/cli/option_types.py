@@ -1,11 +1,14 @@
-"""Numbers on the command line, with their range in words."""
+"""Values on the command line: numbers with their range in words, paths, and paths or addresses."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import click
+
+from dni_deploy.utils.address import as_local_path, as_location
 
 
 class _PlainRange:
@@ -42,6 +45,30 @@ class IntRange(_PlainRange, click.IntRange):
 
 class FloatRange(_PlainRange, click.FloatRange):
     """A number in a range."""
+
+
+class LocalPathType(click.Path):
+    """A path of this machine, which becomes a Path; an address is refused whole, before a Path drops one of its slashes."""
+
+    def __init__(self) -> None:
+        """Initializes the type."""
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Converts a text."""
+        if not isinstance(value, str):
+            return value
+        if isinstance(param, click.Option):
+            return as_local_path(value, param.opts[0])
+        return as_local_path(value, "this" if param is None else param.human_readable_name)
+
+
+class LocationType(LocalPathType):
+    """A path of this machine, which becomes a Path, or an address, which stays a text."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Converts a text."""
+        return as_location(value) if isinstance(value, str) else value
 
 
 def set_plain_type(option: click.Option) -> None:

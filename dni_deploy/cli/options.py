@@ -11,19 +11,21 @@ from typing import Any, TypeVar
 
 import click
 
-from dni_deploy.bundle.folder import MANIFEST_FILE_NAME, check_bundle_folder
+from dni_deploy.bundle.folder import MANIFEST_FILE_NAME, as_bundle_location, check_bundle_folder
 from dni_deploy.cli.commands import COMMANDS, DEBUG_HELP, QUIET_HELP, VERBOSE_HELP
 from dni_deploy.cli.completers import complete_alpha, complete_engine
 from dni_deploy.cli.logs import show_logs
-from dni_deploy.cli.option_types import set_plain_type
+from dni_deploy.cli.option_types import LocalPathType, LocationType, set_plain_type
 from dni_deploy.cli.output import CommandOutput
 from dni_deploy.cli.usage_errors import ExplainedCommand
 from dni_deploy.errors import UsageError, escape_name
+from dni_deploy.utils.address import Location, as_local_path
 from dni_deploy.utils.file_entry import split_entry
 from dni_deploy.utils.optional_packages import import_optional
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-PATH_TYPE = click.Path(path_type=Path)
+PATH_TYPE = LocalPathType()
+LOCATION_TYPE = LocationType()
 
 OPTION_OBJECTS = {
     "session_options": ("dni_deploy.session.options", "SessionOptions"),
@@ -410,23 +412,28 @@ overlap = click.option(
 )
 
 
-def _check_bundle(ctx: click.Context, param: click.Parameter, path: Path) -> Path:
+def _check_bundle(ctx: click.Context, param: click.Parameter, given: str) -> Location:
     """Refuses what is no bundle by its name or kind before anything else of the command line is looked at."""
-    is_named_as_one = path.suffix.lower() == ".dni" or not path.suffix
-    if not ctx.resilient_parsing and (path.exists() or not is_named_as_one):
-        check_bundle_folder(path)
-    return path
+    location = as_bundle_location(given)
+    if isinstance(location, str) or ctx.resilient_parsing:
+        return location
+    is_named_as_one = location.suffix.lower() == ".dni" or not location.suffix
+    if location.exists() or not is_named_as_one:
+        check_bundle_folder(location)
+    return location
 
 
 # click calls it before it misses an option: that this is no bundle is more to the point. Eager it would come before -h.
-bundle = click.argument("bundle", type=PATH_TYPE, callback=_check_bundle)
+bundle = click.argument("bundle", type=click.Path(), callback=_check_bundle)
 
 
-def output_option(text: str, *, required: bool = True, default: str | None = None) -> Callable[[Function], Function]:
+def output_option(
+    text: str, *, required: bool = True, default: str | None = None, kind: click.Path = PATH_TYPE
+) -> Callable[[Function], Function]:
     """Makes the option -o/--output with its help text."""
     # From click 8.3 on, a default of None counts as a value, and a required option as given.
     defaults: dict[str, Any] = {} if default is None else {"default": default, "show_default": True}
-    return click.option("-o", "--output", type=PATH_TYPE, required=required, help=text, **defaults)
+    return click.option("-o", "--output", type=kind, required=required, help=text, **defaults)
 
 
 def parse_members(arguments: tuple[str, ...]) -> dict[str, Path]:
@@ -454,7 +461,7 @@ def parse_members(arguments: tuple[str, ...]) -> dict[str, Path]:
             )
         if name in paths:
             raise UsageError(f"Two members are named {escape_name(name)!r}; write NAME=PATH to give each its own name.")
-        paths[name] = Path(path)
+        paths[name] = as_local_path(path, "a member")
     return paths
 
 

@@ -15,6 +15,7 @@ from dni_deploy.cli.standard_streams import STANDARD_STREAM, resolve_standard_st
 from dni_deploy.errors import DniError, UsageError
 from dni_deploy.imaging.image_formats import FORMAT_BY_SUFFIX
 from dni_deploy.imaging.image_tasks import FORMAT_NAMES, SKIP_REASONS
+from dni_deploy.utils.address import is_address
 from dni_deploy.utils.optional_packages import import_optional
 from dni_deploy.utils.progress import OptionalProgress, report_progress
 
@@ -50,7 +51,7 @@ def _parse_size(ctx: click.Context, param: click.Parameter, text: str | None) ->
     """,
 )
 @options.bundle
-@click.argument("inputs", nargs=-1, required=True, type=options.PATH_TYPE)
+@click.argument("inputs", nargs=-1, required=True, type=options.LOCATION_TYPE)
 @click.option(
     "-o",
     "--output",
@@ -146,7 +147,7 @@ def command(
     with (
         resolve_standard_streams(inputs, Path(output), "an image", stdout_suffix) as (sources, stdout_path),
         command_output.show_progress() as progress,
-        _report_stop(command_output, progress) as run_progress,
+        _report_stop(command_output, progress, "--skip-existing" if is_address(output) else "--resume") as run_progress,
     ):
         try:
             report = verb(
@@ -202,7 +203,7 @@ class _RunProgress:
 
 
 @contextmanager
-def _report_stop(command_output: CommandOutput, progress: OptionalProgress) -> Iterator[_RunProgress]:
+def _report_stop(command_output: CommandOutput, progress: OptionalProgress, option: str) -> Iterator[_RunProgress]:
     """Says how much of a run of several images is done where Ctrl-C or SIGTERM ends it."""
     run_progress = _RunProgress(command_output, progress)
     try:
@@ -213,7 +214,7 @@ def _report_stop(command_output: CommandOutput, progress: OptionalProgress) -> I
             command_output.print_event(
                 "stopped",
                 {"done": done, "total": total},
-                f"{done} of {total} images are done and whole; give the same command with --resume for the others.",
+                f"{done} of {total} images are done and whole; give the same command with {option} for the others.",
             )
         raise
 

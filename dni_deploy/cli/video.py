@@ -60,9 +60,10 @@ def _parse_streams(ctx: click.Context, param: click.Parameter, text: str | None)
     """,
 )
 @options.bundle
-@click.argument("videos", metavar="IN...", nargs=-1, required=True, type=options.PATH_TYPE)
+@click.argument("videos", metavar="IN...", nargs=-1, required=True, type=options.LOCATION_TYPE)
 @options.output_option(
-    "The video to write: .mp4, .mov, .mkv, .webm, .avi, .ts, .mxf, .gif, .webp, ...; pictures, out/%05d.png; a folder, for several; or -."
+    "The video to write: .mp4, .mov, .mkv, .webm, .avi, .ts, .mxf, .gif, .webp, ...; pictures, out/%05d.png; a folder, for several; or -.",
+    kind=options.LOCATION_TYPE,
 )
 @click.option(
     "--alpha",
@@ -195,7 +196,7 @@ def command(
                 raise UsageError("--ray is for one video from a file into a file; give each a command of its own.")
             on_cluster = import_optional("dni_deploy.api.video_cluster").video_on_cluster
             reports = [on_cluster(bundle, sources[0], target, alpha, ray_options=job, **arguments)]
-        elif len(sources) > 1 or target.is_dir():
+        elif len(sources) > 1 or (isinstance(target, Path) and target.is_dir()):
             reports = import_optional("dni_deploy.api.videos").videos(bundle, sources, target, alpha, **arguments)
         else:
             reports = [import_optional("dni_deploy.api.video").video(bundle, sources[0], target, alpha, **arguments)]

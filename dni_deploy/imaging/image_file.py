@@ -47,6 +47,7 @@ from dni_deploy.imaging.orientation import Orientation
 from dni_deploy.imaging.tiff_layout import TiffLayout, read_tiff_layout
 from dni_deploy.imaging.transparency import fill_hidden_colors, resize_transparency
 from dni_deploy.imaging.whole_raster import check_jpeg_raster, check_png_raster, check_raw_raster
+from dni_deploy.utils.address import as_local_path
 from dni_deploy.utils.atomic_write import write_bytes_atomically
 from dni_deploy.utils.format_count import format_count
 from dni_deploy.utils.optional_packages import import_optional
@@ -168,7 +169,7 @@ def read_image(path: str | os.PathLike[str], *, scale: int = 1, max_pixels: int 
         LimitError: It is too large.
         UnavailableError: It has more than 8 bits a channel, and the extra `deep` is missing.
     """
-    path = Path(path)
+    path = as_local_path(path, "an image here")
     with open_image_file(path) as (file, kind):
 
         def check_size(width: int, height: int, dtype: Any = np.uint8) -> None:

@@ -9,12 +9,11 @@ from typing import NamedTuple, Union
 
 from dni_deploy.errors import InputError, escape_name
 from dni_deploy.imaging.image_formats import FORMAT_BY_SUFFIX, READABLE_SUFFIXES
+from dni_deploy.storage.files import FolderId, can_enter_folder, read_folder_id, scan_folder
+from dni_deploy.utils.address import Location, as_local_path, as_location, join_location
 
 Paths = Union[str, "os.PathLike[str]", Sequence[Union[str, "os.PathLike[str]"]]]
 """One, or several."""
-
-FolderId = tuple[int, int]
-"""Device and number of a folder, the same by whatever path it is reached."""
 
 
 class ScannedFolder(NamedTuple):
@@ -40,8 +39,21 @@ class ScannedFolder(NamedTuple):
 
 
 def as_path_list(paths: Paths) -> list[Path]:
-    """Converts one path or several to a list."""
-    return [Path(paths)] if isinstance(paths, (str, os.PathLike)) else [Path(path) for path in paths]
+    """Converts one path or several to a list.
+
+    Raises:
+        UsageError: One is an address.
+    """
+    return [as_local_path(path, "an image here") for path in _as_list(paths)]
+
+
+def as_location_list(paths: Paths) -> list[Location]:
+    """Converts one path or address, or several, to a list; errors are those of `as_location`."""
+    return [as_location(path) for path in _as_list(paths)]
+
+
+def _as_list(paths: Paths) -> Sequence[str | os.PathLike[str]]:
+    return [paths] if isinstance(paths, (str, os.PathLike)) else paths
 
 
 def list_images(paths: Paths, *, enter_folders: bool = False) -> list[Path]:
@@ -84,6 +96,7 @@ def scan_images(
 
     Raises:
         InputError: The folder cannot be read, or no image is there.
+        DniError: As `scan_folder` raises.
     """
     try:
         scanned = list(_walk_folders(os.fspath(folder), recursive, excluded))
@@ -101,8 +114,8 @@ def _walk_folders(path: str, recursive: bool, excluded: FolderId | None) -> Iter
         path, relative = pending.pop()
         scanned, folders = _scan_folder(path, relative)
         for name in reversed(folders) if recursive else ():
-            inner = os.path.join(path, name)
-            if not os.access(inner, os.R_OK | os.X_OK):
+            inner = join_location(path, name)
+            if not can_enter_folder(inner):
                 scanned.unreadable_folders.append(name)
             elif excluded is None or read_folder_id(inner) != excluded:
                 pending.append((inner, os.path.join(relative, name)))
@@ -113,7 +126,7 @@ def _scan_folder(path: str, relative: str) -> tuple[ScannedFolder, list[str]]:
     """Lists one folder; returns it with the names of the folders in it."""
     scanned = ScannedFolder(path, relative, [], set(), [], [], [])
     folders: list[str] = []
-    with os.scandir(path) as entries:
+    with scan_folder(path) as entries:
         for entry in entries:
             name = entry.name
             if name.startswith("."):
@@ -136,12 +149,3 @@ def has_image_suffix(name: str) -> bool:
     """Tells whether a file is read as an image where a folder is processed."""
     dot = name.rfind(".")
     return dot > 0 and name[dot:].lower() in READABLE_SUFFIXES
-
-
-def read_folder_id(path: str | os.PathLike[str]) -> FolderId | None:
-    """Reads what identifies a folder; None where there is none."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import unicodedata
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,10 @@ from typing import NamedTuple
 
 from dni_deploy.errors import InputError, UsageError, escape_name
 from dni_deploy.imaging.image_formats import FORMAT_BY_SUFFIX, ImageFormat, output_format
-from dni_deploy.imaging.image_paths import Paths, as_path_list, read_folder_id, scan_images
+from dni_deploy.imaging.image_paths import Paths, as_location_list, scan_images
+from dni_deploy.storage.files import find_kind, read_folder_id, resolve_folder, scan_folder
+from dni_deploy.storage.object_store import check_writable
+from dni_deploy.utils.address import Location, as_location, is_address, join_location, name_of, split_location
 
 FORMAT_NAMES = ("same", *(suffix[1:] for suffix in FORMAT_BY_SUFFIX))
 """The formats that outputs in a folder may be given; "same" is the input's own."""
@@ -124,18 +127,18 @@ class ImageTask(NamedTuple):
 
     @property
     def source(self) -> str:
-        """Path of the image."""
-        return os.path.join(self.source_folder, self.source_name)
+        """Path or address of the image."""
+        return join_location(self.source_folder, self.source_name)
 
     @property
     def output_folder(self) -> str:
         """Folder of the output."""
-        return os.path.join(self.output_root, self.relative_folder) if self.relative_folder else self.output_root
+        return join_location(self.output_root, self.relative_folder) if self.relative_folder else self.output_root
 
     @property
     def output(self) -> str:
-        """Path of the output."""
-        return os.path.join(self.output_folder, self.output_name)
+        """Path or address of the output."""
+        return join_location(self.output_folder, self.output_name)
 
     @property
     def fallback_name(self) -> str:
@@ -145,7 +148,7 @@ class ImageTask(NamedTuple):
     @property
     def fallback(self) -> str | None:
         """Path of the output in a folder where its own format cannot hold the image; None where that is its own path."""
-        return None if self.fallback_name == self.output_name else os.path.join(self.output_folder, self.fallback_name)
+        return None if self.fallback_name == self.output_name else join_location(self.output_folder, self.fallback_name)
 
 
 def make_unit_id(folder: str, name: str) -> str:
@@ -178,9 +181,9 @@ class _Source(NamedTuple):
     is_link: bool
 
     @classmethod
-    def from_path(cls, path: Path) -> _Source:
+    def from_location(cls, location: Location) -> _Source:
         """Describes an image that was named itself."""
-        return cls(*os.path.split(path), "", path.is_symlink())
+        return cls(*split_location(location), "", isinstance(location, Path) and location.is_symlink())
 
 
 def plan_image_tasks(
@@ -190,6 +193,7 @@ def plan_image_tasks(
     *,
     force: bool = False,
     resume: bool = False,
+    select: Callable[[Sequence[ImageTask]], list[ImageTask]] | None = None,
     other_inputs: Sequence[str | os.PathLike[str]] = (),
 ) -> ImagePlan:
     """Plans which image is written where; touches nothing.
@@ -203,6 +207,7 @@ def plan_image_tasks(
         options: Which images, and how outputs are named.
         force: Outputs may exist.
         resume: Outputs may exist, since their job tells which of them it made.
+        select: Chooses the images that are to be done from all of them; None: all.
         other_inputs: Further files that are no output.
 
     Returns:
@@ -213,50 +218,61 @@ def plan_image_tasks(
         InputError: An input is missing, or a folder holds no image.
     """
     options = options or ImageFileOptions()
-    input_paths = as_path_list(inputs)
+    input_paths = as_location_list(inputs)
     if not input_paths:
         raise UsageError("There is no input; name an image or a folder.")
-    missing = [path for path in input_paths if not os.path.lexists(path)]
+    kinds = {path: find_kind(path) for path in input_paths}
+    missing = [path for path, kind in kinds.items() if kind is None]
     if missing:
         raise InputError(f"{escape_name(missing[0])} does not exist{_format_others(len(missing))}. Nothing was written.")
     if (force or resume) and options.skip_existing:
         other = "--force replaces outputs that exist" if force else "--resume does those anew that its job has not finished"
         raise UsageError(f"{other} and --skip-existing leaves them; give one of them.")
     skipped: dict[str, list[str]] = {}
-    folder = _choose_folder(input_paths, os.fspath(output))
+    output_location = as_location(output)
+    if isinstance(output_location, str):
+        check_writable(output_location)
+    folder = _choose_folder(list(kinds.values()), output_location, os.fspath(output))
     if folder is None:
-        sources = [_Source.from_path(input_paths[0])]
-        tasks = [_plan_single_file(sources[0], Path(output), options)]
+        sources = [_Source.from_location(input_paths[0])]
+        tasks = [_plan_single_file(sources[0], output_location, options)]
     else:
-        sources = list(_find_sources(input_paths, folder, options, skipped))
+        sources = list(_find_sources([(path, kinds[path]) for path in input_paths], folder, options, skipped))
         tasks = _plan_folder(sources, folder, options)
     _check_quality(tasks, options)
-    existing = _check_tasks(sources, tasks, other_inputs)
+    folders = _list_output_folders(sources, tasks, other_inputs)
+    existing = _check_tasks(tasks, folders)
     if options.skip_existing and folder is not None:
-        existing = _add_fallbacks(tasks, existing)
+        existing = _add_fallbacks(tasks, existing, folders)
+    if select is not None:
+        position = {task: index for index, task in enumerate(tasks)}
+        chosen = select(tasks)
+        existing = {index for index, task in enumerate(chosen) if position[task] in existing}
+        tasks = chosen
     if existing and options.skip_existing:
         skipped["exists"] = [tasks[index].output for index in sorted(existing)]
         tasks = [task for index, task in enumerate(tasks) if index not in existing]
     elif existing and not force and not resume:
         path, ways = tasks[min(existing)].output, "--force to replace or --skip-existing to leave what exists"
-        resume_hint = "" if folder is None else "--resume to go on with a run that was stopped, "
+        resume_hint = "" if folder is None or is_address(folder) else "--resume to go on with a run that was stopped, "
         raise UsageError(
             f"{escape_name(path)} exists{_format_others(len(existing))}; give {resume_hint}{ways}. Nothing was written."
         )
     return ImagePlan(tuple(tasks), folder, {reason: tuple(names) for reason, names in skipped.items()})
 
 
-def _choose_folder(input_paths: Sequence[Path], output: str) -> str | None:
+def _choose_folder(input_kinds: Sequence[str | None], output: Location, given: str) -> str | None:
     """Returns the folder that gets the outputs; None where `output` is the file to write."""
-    is_named_folder = output.endswith(("/", os.sep)) or not os.path.splitext(output)[1] or os.path.isdir(output)
-    if len(input_paths) == 1 and not is_named_folder and not input_paths[0].is_dir():
+    kind = find_kind(output)
+    is_named_folder = given.endswith(("/", os.sep)) or not name_of(output).suffix or kind == "folder"
+    if input_kinds == ["file"] and not is_named_folder:
         return None
-    if os.path.lexists(output.rstrip("/" + os.sep) or output) and not os.path.isdir(output):
+    if kind == "file":
         raise UsageError(f"{escape_name(output)} is a file; several images need a folder. Nothing was written.")
-    return output
+    return os.fspath(output) if is_address(given) else given
 
 
-def _plan_single_file(source: _Source, output: Path, options: ImageFileOptions) -> ImageTask:
+def _plan_single_file(source: _Source, output: Location, options: ImageFileOptions) -> ImageTask:
     if options.suffix or options.recursive:
         name = "--suffix" if options.suffix else "--recursive"
         raise UsageError(f"{name} is for folders, and {escape_name(output)} names the file to write. Nothing was written.")
@@ -268,9 +284,9 @@ def _plan_single_file(source: _Source, output: Path, options: ImageFileOptions) 
         raise UsageError(
             f"{escape_name(output)} names one format and --format {options.file_format} another; give one of them."
         )
-    if not output.parent.is_dir():
+    if isinstance(output, Path) and not output.parent.is_dir():
         raise UsageError(f"The folder {escape_name(output.parent)} does not exist. Nothing was written.")
-    folder, name = os.path.split(output)
+    folder, name = split_location(output)
     return ImageTask(source.folder, source.name, folder, "", name)
 
 
@@ -282,27 +298,27 @@ def _plan_folder(sources: Sequence[_Source], folder: str, options: ImageFileOpti
 
 
 def _find_sources(
-    input_paths: Sequence[Path], output_folder: str, options: ImageFileOptions, skipped: dict[str, list[str]]
+    inputs: Sequence[tuple[Location, str | None]], output_folder: str, options: ImageFileOptions, skipped: dict[str, list[str]]
 ) -> Iterator[_Source]:
     """Finds the images of files and folders, and notes what folders hold besides."""
     output_id = read_folder_id(output_folder)
-    for path in input_paths:
-        if not path.is_dir():
-            yield _Source.from_path(path)
+    for path, kind in inputs:
+        if kind != "folder":
+            yield _Source.from_location(path)
             continue
         # The outputs of an earlier run may lie below the input, or beside it in the same folder.
         for scanned in scan_images(path, recursive=options.recursive, excluded=output_id):
             is_output_folder = bool(options.suffix) and read_folder_id(scanned.path) == output_id
             for name in scanned.images:
                 if is_output_folder and os.path.splitext(name)[0].endswith(options.suffix):
-                    skipped.setdefault("earlier_output", []).append(os.path.join(scanned.path, name))
+                    skipped.setdefault("earlier_output", []).append(join_location(scanned.path, name))
                 else:
                     yield _Source(scanned.path, name, scanned.relative, name in scanned.links)
             for name in scanned.others:
-                skipped.setdefault("not_image", []).append(os.path.join(scanned.path, name))
+                skipped.setdefault("not_image", []).append(join_location(scanned.path, name))
             for reason, names in (("linked_folder", scanned.linked_folders), ("unreadable_folder", scanned.unreadable_folders)):
                 for name in names:
-                    skipped.setdefault(reason, []).append(os.path.join(scanned.path, name))
+                    skipped.setdefault(reason, []).append(join_location(scanned.path, name))
 
 
 def _check_quality(tasks: Sequence[ImageTask], options: ImageFileOptions) -> None:
@@ -322,15 +338,16 @@ class _OutputFolder:
         self.task_by_name: dict[str, int] = {}
         self._fallback_names: set[str] = set()
         self._input_names = input_names
-        self._own_input_names = {_fold(name): name for name in input_names.get(os.path.realpath(path), ())}
+        self._own_input_names = {_fold(name): name for name in input_names.get(resolve_folder(path), ())}
         self._link_by_name: dict[str, bool] = {}
-        if os.path.isdir(path or "."):
-            with os.scandir(path or ".") as entries:
+        if is_address(path) or os.path.isdir(path or "."):
+            with scan_folder(path or ".") as entries:
                 self._link_by_name = {entry.name: entry.is_symlink() for entry in entries}
 
     @cached_property
     def _folded_names(self) -> set[str]:
-        return {_fold(name) for name in self._link_by_name}
+        # Names of a store are not folded: it tells cases apart.
+        return set() if is_address(self.path) else {_fold(name) for name in self._link_by_name}
 
     def exists(self, name: str, folded: str) -> bool:
         """Tells whether a name is there, also on a disk that does not tell cases apart."""
@@ -353,24 +370,32 @@ class _OutputFolder:
         twin = self._own_input_names.get(folded)
         if twin is None or twin == name:
             return twin is not None
+        if is_address(self.path):
+            return False
         path = os.path.join(self.path, name)
         return os.path.exists(path) and os.path.samefile(path, os.path.join(self.path, twin))
 
 
-def _check_tasks(
-    sources: Sequence[_Source], tasks: list[ImageTask], other_inputs: Sequence[str | os.PathLike[str]]
-) -> set[int]:
+def _list_output_folders(
+    sources: Sequence[_Source], tasks: Sequence[ImageTask], other_inputs: Sequence[str | os.PathLike[str]]
+) -> dict[str, _OutputFolder]:
+    """Lists each folder of outputs once; by its path below the folder of all outputs."""
+    input_names = _list_input_names(sources, other_inputs)
+    folders: dict[str, _OutputFolder] = {}
+    for task in tasks:
+        if task.relative_folder not in folders:
+            folders[task.relative_folder] = _OutputFolder(task.output_folder, input_names)
+    return folders
+
+
+def _check_tasks(tasks: list[ImageTask], folders: Mapping[str, _OutputFolder]) -> set[int]:
     """Checks that no output is an input or another output; returns the numbers of the tasks whose output exists.
 
     It marks the tasks whose output cannot become another format, since the name is taken.
     """
-    input_names = _list_input_names(sources, other_inputs)
-    folders: dict[str, _OutputFolder] = {}
     existing = set()
     for index, task in enumerate(tasks):
-        folder = folders.get(task.relative_folder)
-        if folder is None:
-            folder = folders[task.relative_folder] = _OutputFolder(task.output_folder, input_names)
+        folder = folders[task.relative_folder]
         folded = _fold(task.output_name)
         if folder.is_input(task.output_name, folded):
             raise UsageError(f"{escape_name(task.output)} is an input, too; choose another output. Nothing was written.")
@@ -395,7 +420,7 @@ def _list_input_names(sources: Sequence[_Source], other_inputs: Sequence[str | o
     for source in sources:
         in_folder = names_by_path.get(source.folder)
         if in_folder is None:
-            in_folder = names_by_path[source.folder] = names.setdefault(os.path.realpath(source.folder), set())
+            in_folder = names_by_path[source.folder] = names.setdefault(resolve_folder(source.folder), set())
         in_folder.add(source.name)
     linked = [os.path.join(source.folder, source.name) for source in sources if source.is_link]
     for path in (*linked, *other_inputs):
@@ -404,14 +429,14 @@ def _list_input_names(sources: Sequence[_Source], other_inputs: Sequence[str | o
     return names
 
 
-def _add_fallbacks(tasks: Sequence[ImageTask], existing: set[int]) -> set[int]:
+def _add_fallbacks(tasks: Sequence[ImageTask], existing: set[int], folders: Mapping[str, _OutputFolder]) -> set[int]:
     """Adds the tasks whose output an earlier run wrote in another format, since its own could not hold it."""
     return existing | {
         index
         for index, task in enumerate(tasks)
         if index not in existing
         and not task.is_fallback_taken
-        and os.path.lexists(os.path.join(task.output_folder, task.fallback_name))
+        and folders[task.relative_folder].exists(task.fallback_name, _fold(task.fallback_name))
     }
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from dni_deploy.errors import ImageFileError, MismatchError, UsageError, escape_name
 from dni_deploy.imaging.image_file import decode_by_pillow, read_bit_depth
 from dni_deploy.imaging.image_limits import check_image_size
+from dni_deploy.utils.address import as_local_path
 
 DEFAULT_LEVELS = 9
 """Levels from black to white where a map holds more values than that; docs/alpha-map.md has what the distance costs."""
@@ -95,7 +96,7 @@ class AlphaMap:
             ImageFileError: It is damaged, in color, transparent, or of another depth.
             LimitError: It is too large.
         """
-        path = Path(path)
+        path = as_local_path(path, "an alpha map")
 
         def check(image: Image.Image) -> None:
             check_image_size(path, *image.size)

@@ -19,6 +19,7 @@ from dni_deploy.imaging.rendered import RenderedFrame
 from dni_deploy.session.session import Session
 from dni_deploy.spatial.alpha_map import DEFAULT_LEVELS, AlphaMap, AlphaMapOptions
 from dni_deploy.spatial.render import AlphaMapRange, AlphaMapRenderer
+from dni_deploy.utils.address import as_local_path
 from dni_deploy.video_io.pipeline import make_completed_future
 from dni_deploy.video_io.reader import VideoReader
 from dni_deploy.video_io.resume import fingerprint_file
@@ -153,7 +154,7 @@ class SpatialVideoSettings:
         default = AlphaMapRange.make_default(members, black is None)
         black_source = parse_alpha_source(default.black if black is None else black)
         white_source = parse_alpha_source(default.white if options.white is None else options.white)
-        path = Path(options.mask)
+        path = as_local_path(options.mask, "an alpha map")
         maps: AlphaMap | AlphaMapVideo
         if is_video_path(path):
             maps = AlphaMapVideo(path, video_file, scale, levels=options.levels, fit=options.resize_to_fit)

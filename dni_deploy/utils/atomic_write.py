@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dni_deploy.errors import DniError, InputError, LimitError, UsageError, escape_name
+from dni_deploy.utils.address import as_local_path
 
 DISK_FULL_ERRNOS = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} if hasattr(errno, "EDQUOT") else {errno.ENOSPC, errno.EFBIG}
@@ -194,7 +195,7 @@ def make_folder(path: Path) -> Iterator[None]:
 
 
 def _resolve_target(path: str | os.PathLike[str]) -> Path:
-    target = Path(path)
+    target = as_local_path(path, "what is written here")
     if target.name in ("", ".."):
         raise UsageError(f"{escape_name(path)!r} is not the name of something to write. Nothing was written.")
     if not target.parent.is_dir():
@@ -402,7 +403,7 @@ def check_outputs(paths: Sequence[str | os.PathLike[str] | None], force: bool) -
     if len({os.path.realpath(path) for path in outputs}) < len(outputs):
         raise UsageError(f"Two outputs have one name: {', '.join(escape_name(path) for path in outputs)}. Nothing was written.")
     for path in outputs:
-        if not Path(path).absolute().parent.is_dir():
+        if not as_local_path(path, "what is written here").absolute().parent.is_dir():
             raise UsageError(f"The folder of {escape_name(path)} does not exist. Nothing was written.")
         if os.path.lexists(path) and not force:
             raise UsageError(f"{escape_name(path)} exists; give --force to replace it. Nothing was written.")

@@ -35,6 +35,9 @@ EXTRA_BY_PACKAGE = {
     "skimage": "tune",
     "ipywidgets": "notebook",
     "ray": "ray",
+    "fsspec": "cloud",
+    "s3fs": "cloud",
+    "gcsfs": "cloud",
 }
 """The extra of dni-deploy that installs a package, by the name under which it is imported."""
 

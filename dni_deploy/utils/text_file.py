@@ -8,10 +8,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from dni_deploy.errors import DniError, InputError, LimitError, UsageError, escape_name
+from dni_deploy.utils.address import as_local_path
 
 MAX_TEXT_FILE_BYTES = 64 << 20
 
@@ -31,7 +31,8 @@ def open_file(path: str | os.PathLike[str], what: str) -> Iterator[BinaryIO]:
         InputError: The file is missing, not a regular file, or cannot be opened or read.
     """
     try:
-        if not Path(path).is_file():
+        path = as_local_path(path, f"the {what}")
+        if not path.is_file():
             problem = "is not a file" if os.path.lexists(path) else "does not exist"
             raise InputError(f"The {what} {escape_name(path)} {problem}.")
         with open(path, "rb") as stream:

@@ -20,6 +20,7 @@ from dni_deploy.imaging.image_formats import STILL_SUFFIXES
 from dni_deploy.imaging.image_limits import max_frame_pixels
 from dni_deploy.imaging.metrics.psnr import psnr
 from dni_deploy.imaging.noise import NOISE_SIGMA, add_noise
+from dni_deploy.utils.address import as_local_path
 from dni_deploy.utils.optional_packages import import_optional
 from dni_deploy.webui.frame_source import FrameSource, StillImage, fit_to_size
 
@@ -77,7 +78,7 @@ def open_frame_source(path: str | os.PathLike[str] | None, max_size: tuple[int, 
     if path is None:
         with as_file(DEFAULT_IMAGE) as image_path:
             return StillImage(read_frame(image_path), "the photograph that comes with dni-deploy", max_size)
-    source_path = Path(path)
+    source_path = as_local_path(path, "the source")
     try:
         is_file = stat.S_ISREG(os.stat(source_path).st_mode)
     except (OSError, ValueError) as error:

@@ -73,7 +73,7 @@ def read_outputs(folder: Path) -> dict[str, bytes]:
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, count: int, error: type[BaseException] = KeyboardInterrupt) -> None:
     """Ends the run when so many images were written."""
-    write, written = run_images.write_bytes_atomically, []
+    write, written = run_images.write_whole, []
     monkeypatch.setattr(run_images, "MAX_THREADS", 1)
 
     def write_and_stop(path: str, data: bytes, *, force: bool) -> None:
@@ -82,7 +82,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, count: int, error: type[BaseExce
         write(path, data, force=force)
         written.append(path)
 
-    monkeypatch.setattr(run_images, "write_bytes_atomically", write_and_stop)
+    monkeypatch.setattr(run_images, "write_whole", write_and_stop)
 
 
 def stop_job(folders: tuple[Path, Path], count: int, **options: Any) -> None:

@@ -140,3 +140,28 @@ def test_help_texts_are_sentences(command: str) -> None:
             text = (option.help or "").partition("  [default")[0]
             assert text[0].isupper(), f"{command} {option.opts}: {text}"
             assert text.endswith((".", ").")), f"{command} {option.opts}: {text}"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_paths_of_the_command_line_keep_the_slashes_of_addresses(command: str) -> None:
+    """Each path is of a type that refuses addresses whole, or passes them on as they are."""
+    from importlib import import_module
+
+    for parameter in import_module(f"dni_deploy.cli.{command}").command.params:
+        if isinstance(parameter.type, click.Path) and not isinstance(parameter.type, options.LocationType):
+            if isinstance(parameter.type, options.LocalPathType):
+                with pytest.raises(
+                    UsageError, match=r"^s3://b/k is an address, and (--[\w-]+|\S+) has to be a path on this machine.$"
+                ):
+                    parameter.type.convert("s3://b/k", parameter, None)
+            else:
+                assert (command, parameter.name) == ("run", "output") or parameter.name == "bundle"
+
+
+def test_a_bundle_at_an_address_is_no_path(capsys: Capture) -> None:
+    assert main(["inspect", "nosuch://b/x.dni"]) == 7
+    assert capsys.readouterr().err.startswith(
+        "dni-deploy: error: nosuch:// cannot be opened here (ValueError: Protocol not known"
+    )
+    assert main(["inspect", "https://h/x.dni"]) == 3
+    assert "https://h/x.dni is an address, and nothing is downloaded" in capsys.readouterr().err

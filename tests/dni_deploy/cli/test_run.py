@@ -139,14 +139,14 @@ def test_a_stopped_run_says_how_much_is_done(
 ) -> None:
     for seed in range(30):
         Image.new("RGB", (40, 30), (seed, 0, 0)).save(f"in/{seed:02}.png")
-    write = run_images.write_bytes_atomically
+    write = run_images.write_whole
 
     def write_and_stop(path: str, data: bytes, *, force: bool) -> None:
         write(path, data, force=force)
         if path.endswith("02.png"):
             signal.raise_signal(number)
 
-    monkeypatch.setattr(run_images, "write_bytes_atomically", write_and_stop)
+    monkeypatch.setattr(run_images, "write_whole", write_and_stop)
     before = signal.getsignal(signal.SIGTERM)
     try:
         assert call(f"run x.dni in -o out --alpha 1 {'--json' if as_json else ''}") == code

@@ -1,0 +1,1 @@
+"""Files at addresses: object stores beside the local disk, by fsspec."""
