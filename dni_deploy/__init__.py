@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # what a type checker sees; importing the standard library's 
     from dni_deploy.api.serve import serve as serve
     from dni_deploy.api.slider import slider as slider
     from dni_deploy.api.sweep import sweep as sweep
+    from dni_deploy.api.triton import triton as triton
     from dni_deploy.api.tune import tune as tune
     from dni_deploy.api.video import video as video
     from dni_deploy.api.video_shards import video_shard as video_shard
@@ -60,6 +61,7 @@ if TYPE_CHECKING:  # what a type checker sees; importing the standard library's 
     from dni_deploy.errors import UnavailableError as UnavailableError
     from dni_deploy.errors import UsageError as UsageError
     from dni_deploy.imaging.image_tasks import ImageFileOptions as ImageFileOptions
+    from dni_deploy.model_repository.model_config import ModelOptions as ModelOptions
     from dni_deploy.notebook import widget as widget
     from dni_deploy.session.options import SessionOptions as SessionOptions
     from dni_deploy.session.session import Session as Session
@@ -91,6 +93,7 @@ _NAMES_BY_MODULE = {
     "errors": "DniError UsageError CoefficientsError InputError CheckpointError BundleError ImageFileError MismatchError "
     "RefusedError LimitError UnavailableError PartialResultError BusyError EngineError",
     "imaging.image_tasks": "ImageFileOptions",
+    "model_repository.model_config": "ModelOptions",
     "notebook": "widget",
     "session.options": "SessionOptions",
     "session.session": "Session open_session",
@@ -101,7 +104,7 @@ _NAMES_BY_MODULE = {
     "video_io.video_file": "InputOptions",
 }
 _COMMAND_FUNCTIONS = (  # one per command
-    "bench build check demo doctor export filter inspect calibrate refit run serve slider sweep tune video web"
+    "bench build check demo doctor export filter inspect calibrate refit run serve slider sweep triton tune video web"
 )
 _MODULE_BY_NAME = {
     **{name: f"dni_deploy.{module}" for module, names in _NAMES_BY_MODULE.items() for name in names.split()},

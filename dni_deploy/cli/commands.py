@@ -20,6 +20,7 @@ COMMANDS = {
     "video": "Process a video; alpha may change over time, sound and timestamps are kept.",
     "serve": "Show images or video live in the browser, with a slider for alpha.",
     "web": "Write a static site that runs the network in the visitor's browser.",
+    "triton": "Write a bundle as a model of Triton Inference Server.",
     "bench": "Time an alpha change and a frame, against the alternatives.",
     "doctor": "Show what is installed, which engines can run, and why others cannot.",
     "demo": "Run a demo: add noise to a photograph, sweep alpha, write a page with a slider.",
