@@ -29,8 +29,9 @@ from types import TracebackType
 FOLDER_VARIABLE = "DNI_TRITON"
 ROOT = Path(__file__).parents[2]
 START_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 45.0
-"""Triton itself gives up after 30 s."""
+EXIT_TIMEOUT_S = 5
+"""After which Triton gives up to end in order: a model of which a process died is never free again for it (2.51)."""
+STOP_TIMEOUT_S = 20.0
 STUB_NAME = "triton_python_backend_stub"
 
 
@@ -108,6 +109,7 @@ class TritonServer:
             f"--grpc-port={grpc}",
             "--allow-metrics=false",
             "--exit-on-error=false",
+            f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
             "--model-control-mode=explicit",
             *(f"--load-model={name}" for name in models),
         ]
