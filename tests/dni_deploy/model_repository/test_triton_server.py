@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import dni_deploy as dni
 from benchmarks.triton.client import Answer, Client
@@ -24,6 +26,7 @@ from tests.support import handmade_graphs, served_bundle
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(why_unavailable() is not None, reason=str(why_unavailable()))]
 
+PAGE = Path(__file__).parents[3] / "docs" / "triton.md"
 PROTOCOLS = ("http", "grpc")
 IMAGE = np.random.default_rng(0).integers(0, 256, (37, 53, 3), np.uint8)
 RECOVERY_S = 15.0
@@ -122,6 +125,20 @@ def test_what_is_wrong_is_400_with_a_sentence_and_the_server_lives(server: Trito
     with connect(server, protocol, "control") as client:
         gain = np.array([2.0], np.float32)
         assert "outside its range 0.1..1.7" in refused(client, IMAGE, [1, 0, 0], control_gain=gain)
+
+
+def test_the_client_of_the_docs(
+    server: TritonServer, bundles: dict[str, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (block,) = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text("utf-8"), re.S | re.M)
+    block = block.replace("localhost:8001", server.grpc).replace('"sr"', '"conv"')
+    Image.fromarray(IMAGE).save(tmp_path / "in.png")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, PAGE.name, "exec"), {})
+    with dni.open_session(bundles["conv"], threads=1, engine="onnxruntime") as session:
+        expected = session(IMAGE, alpha=float(np.float32(0.35)))
+    with Image.open(tmp_path / "out.png") as image:
+        assert np.array_equal(np.asarray(image), expected)
 
 
 def test_sixteen_viewers_get_their_own_alpha(server: TritonServer, bundles: dict[str, Bundle]) -> None:
