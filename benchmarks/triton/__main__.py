@@ -151,19 +151,31 @@ def measure_cpu_seconds(server: TritonServer) -> float:
     return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
-def kill_processes(server: TritonServer, probe_path: Path, frame: Frame) -> dict[str, Any]:
-    """Kills the model's process again and again, while the shipped watch runs, and times how long no request is answered."""
+def kill_processes(server: TritonServer, probe_path: Path, frame: Frame, load: int) -> dict[str, Any]:
+    """Kills the model's process again and again, while the shipped watch runs, and times how long no request is answered.
+
+    Args:
+        server: The server.
+        probe_path: The model's probe.py.
+        frame: What is asked for.
+        load: Number of other clients, which ask on and on.
+
+    Returns:
+        Seconds of each kill, and what the probe and Triton itself said meanwhile.
+    """
     command = [sys.executable, "-I", os.fspath(probe_path), "--server", f"http://{server.http}"]
     recoveries, probes, ready = [], [], []
+    stop = threading.Event()
+    threads = [threading.Thread(target=ask_until, args=(server, frame, stop)) for _ in range(load)]
+    for thread in threads:
+        thread.start()
     with Client("http", server.http, MODEL) as client:
         expected = client.ask(frame, 0.5).output
         for _ in range(KILLS):
             os.kill(server.list_stubs(MODEL)[0], signal.SIGKILL)
             killed = time.monotonic()
-            probe = subprocess.run(command, capture_output=True, text=True, check=False)
-            probes.append([probe.returncode, probe.stdout.strip()])
-            ready.append(bool(client.connection.is_model_ready(MODEL)))
             watch = subprocess.Popen([*command, "--watch", str(WATCH_INTERVAL_S)], stdout=subprocess.DEVNULL)
+            ready.append(bool(client.connection.is_model_ready(MODEL)))
             try:
                 while time.monotonic() - killed < RECOVERY_TIMEOUT_S:
                     with suppress(Exception):  # the clients' errors have no class in common
@@ -174,12 +186,32 @@ def kill_processes(server: TritonServer, probe_path: Path, frame: Frame) -> dict
                 watch.terminate()
                 watch.wait()
             recoveries.append(round(time.monotonic() - killed, 2))
+        os.kill(server.list_stubs(MODEL)[0], signal.SIGKILL)
+        for _ in range(2):
+            probe = subprocess.run(command, capture_output=True, text=True, check=False)
+            probes.append([probe.returncode, probe.stdout.strip()])
+            client.connection.unload_model(MODEL)
+            client.connection.load_model(MODEL)
+    stop.set()
+    for thread in threads:
+        thread.join()
     return {
+        "other clients": load,
         "watch interval, s": WATCH_INTERVAL_S,
         "seconds to the next right answer": recoveries,
-        "exit code and word of the probe": probes,
-        "what Triton's readiness says meanwhile": ready,
+        "the probe, dead and loaded again": probes,
+        "Triton's readiness after the kill": ready,
     }
+
+
+def ask_until(server: TritonServer, frame: Frame, stop: threading.Event) -> None:
+    """Asks on and on, whatever the answer is."""
+    with Client("grpc", server.grpc, MODEL) as client:
+        while not stop.is_set():
+            try:
+                client.ask(frame, 0.5)
+            except Exception:  # the clients' errors have no class in common
+                time.sleep(0.01)
 
 
 @click.command(help=__doc__)
@@ -211,7 +243,9 @@ def main(requests: int, output: str) -> None:
                 "version": written.version,
                 "load_before": round(os.getloadavg()[0], 2),
                 "viewers": compare_rates(server, session, frame, requests),
-                "killed": kill_processes(server, folder / "models" / MODEL / "probe.py", frame),
+                "killed": [
+                    kill_processes(server, folder / "models" / MODEL / "probe.py", frame, load) for load in (0, CLIENTS)
+                ],
             }
     write_result(output, result)
 

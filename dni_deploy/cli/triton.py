@@ -40,7 +40,7 @@ from dni_deploy.utils.optional_packages import import_optional
     type=click.IntRange(0, 100_000),
     default=0,
     show_default=True,
-    help="Number of requests that may wait; more are refused (HTTP 503). 0: no limit.",
+    help="Number of requests that may wait; more are refused (HTTP 503). 0: no limit. Triton answers fewer requests with one.",
 )
 @options.tile
 @click.option("--raw", is_flag=True, help="Take and give the network's own float tensors, (N, C, H, W), instead of images.")

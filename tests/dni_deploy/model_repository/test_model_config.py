@@ -39,14 +39,17 @@ output [
   {{ name: "alpha" data_type: TYPE_FP32 dims: [ -1 ] }}
 ]
 instance_group [ {{ kind: KIND_CPU count: 2 }} ]
-# Requests wait here, first come, first served; probe.py has priority 1, so that a long queue does not look like a failure.
-dynamic_batching {{ priority_levels: 2 default_priority_level: 2 default_queue_policy {{ max_queue_size: 8 }} }}
+dynamic_batching {{ default_queue_policy {{ max_queue_size: 8 }} }}
 parameters {{ key: "engine" value {{ string_value: "auto" }} }}
 parameters {{ key: "threads" value {{ string_value: "3" }} }}
 parameters {{ key: "tile" value {{ string_value: "64" }} }}
 parameters {{ key: "controls" value {{ string_value: "gain=0.5" }} }}
 """
     )
+
+
+def test_without_a_limit_there_is_no_batcher_since_its_queue_is_slow() -> None:
+    assert "dynamic_batching" not in format_config("sr", CONTROLLED, ModelOptions())
 
 
 def test_raw_tensors_have_the_networks_channels() -> None:
@@ -146,5 +149,4 @@ def test_a_probe_is_a_whole_request(
     first, second = request["inputs"]
     assert (first["shape"], second["data"]) == (shape, alpha)
     assert len(first["data"]) == np.prod(shape)
-    assert request["parameters"] == {"priority": 1}
     assert request["outputs"] == [{"name": "alpha"}]  # a few bytes, whatever the network enlarges

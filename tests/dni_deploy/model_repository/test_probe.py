@@ -6,9 +6,11 @@ import json
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,12 +22,18 @@ CONFIG = {"instance_group": [{"count": 1, "gpus": [0, 1]}, {"count": 1}]}
 DEAD = (500, '{"error":"Stub process \'sr_0_0\' is not healthy."}')
 
 
+def count(succeeded: int, failed: int) -> Answer:
+    stats = {"success": {"count": succeeded}, "fail": {"count": failed}}
+    return 200, json.dumps({"model_stats": [{"inference_stats": stats}]})
+
+
 class FakeTriton:
     """Notes what it is asked, and answers by `answers`: what a path ends with -> answers, of which the last one stays."""
 
     def __init__(self) -> None:
         self.answers: dict[str, list[Answer]] = {"config": [(200, json.dumps(CONFIG))], "infer": [(200, "{}")]}
-        self.answers |= {"unload": [(200, "")], "load": [(200, "")]}
+        self.answers |= {"unload": [(200, "")], "load": [(200, "")], "stats": [count(0, 0)]}
+        self.delay_s = 0.0
         self.asked: list[tuple[str, str]] = []
         self.lock = threading.Lock()
         fake = self
@@ -37,6 +45,8 @@ class FakeTriton:
                     fake.asked.append((self.path, body))
                     answers = fake.answers[self.path.rpartition("/")[2]]
                     status, text = answers.pop(0) if len(answers) > 1 else answers[0]
+                if self.path.endswith("/infer"):
+                    time.sleep(fake.delay_s)
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(text)))
                 self.end_headers()
@@ -94,7 +104,7 @@ def test_a_model_that_answers(triton: FakeTriton, run: Callable[..., int], capsy
     ("answers", "sentence"),
     [
         ({"infer": [(200, "{}"), DEAD, (200, "{}")]}, "sr: 500 .*sr_0_0' is not healthy"),
-        ({"infer": [(503, "Exceeds maximum queue size"), (200, "{}")]}, "sr: 503 Exceeds maximum queue size"),
+        ({"infer": [(400, "no rule"), (200, "{}")]}, "sr: 400 no rule"),
         ({"config": [(400, "Request for unknown model")]}, "sr: 400 Request for unknown model"),
     ],
 )
@@ -104,6 +114,30 @@ def test_a_model_that_does_not(
     triton.answers |= answers
     assert run() == 1
     assert re.match(sentence, capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("stats", "code", "sentence"),
+    [
+        ([count(7, 3), count(9, 5)], 0, "sr: 200 busy: 2 other requests were answered in 0.05 s"),
+        ([count(7, 3), count(7, 5)], 1, "sr: 500 2 other requests failed in 0.05 s, and none was answered"),
+        ([count(7, 3), count(7, 3)], 1, "sr: 503 Exceeds maximum queue size"),
+        ([(404, "no statistics here")], 1, "sr: 503 Exceeds maximum queue size"),
+        ([(200, "[]")], 1, "sr: 503 Exceeds maximum queue size"),
+    ],
+)
+def test_a_queue_that_is_full_is_no_death_where_others_are_answered(
+    triton: FakeTriton, run: Callable[..., int], capsys: pytest.CaptureFixture[str], stats: Any, code: int, sentence: str
+) -> None:
+    triton.answers |= {"infer": [(503, "Exceeds maximum queue size")], "stats": stats}
+    assert run("--timeout", "0.05") == code
+    assert capsys.readouterr().out.strip() == sentence
+
+
+def test_an_answer_that_takes_too_long(triton: FakeTriton, run: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    triton.delay_s = 0.1
+    assert run("--timeout", "0.05") == 1
+    assert capsys.readouterr().out == "sr: no answer timed out\n"
 
 
 def test_no_server(run: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,11 +153,10 @@ def watch(run: Callable[..., int], monkeypatch: pytest.MonkeyPatch, rounds: int)
     left = iter(range(rounds - 1))
 
     def sleep(seconds: float) -> None:
-        assert seconds == 2.0
-        if next(left, None) is None:
+        if seconds == 2.0 and next(left, None) is None:
             raise Stop
 
-    monkeypatch.setattr("time.sleep", sleep)
+    monkeypatch.setattr(probe, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
     with pytest.raises(Stop):
         run("--watch", "2")
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,8 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
 @pytest.fixture(scope="module")
 def repository(bundles: dict[str, Bundle], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("triton") / "models"
-    dni.triton(bundles["conv"], folder, options=dni.ModelOptions(threads=1, max_queue=2, instances=2))
-    dni.triton(bundles["control"], folder, options=dni.ModelOptions(threads=1, tile=32, controls={"gain": 0.5}))
+    dni.triton(bundles["conv"], folder, options=dni.ModelOptions(threads=1, instances=2))
+    dni.triton(bundles["control"], folder, options=dni.ModelOptions(threads=1, tile=32, max_queue=1, controls={"gain": 0.5}))
     dni.triton(bundles["control"], folder, name="raw", options=dni.ModelOptions(threads=1, raw=True))
     return folder
 
@@ -141,29 +141,41 @@ def test_the_client_of_the_docs(
         assert np.array_equal(np.asarray(image), expected)
 
 
-def test_sixteen_viewers_get_their_own_alpha(server: TritonServer, bundles: dict[str, Bundle]) -> None:
-    with dni.open_session(bundles["conv"], threads=1, engine="onnxruntime") as session:
-        references = [session(IMAGE, alpha=float(np.float32(k / 16))) for k in range(16)]
-    wrong, refusals = [], []
-
-    def view(number: int) -> None:
-        with connect(server, PROTOCOLS[number % 2], "conv") as client:
-            for _ in range(10):
-                try:
-                    answer = client.ask(IMAGE, number / 16)
-                except Exception as error:
-                    refusals.append(str(error))
-                else:
-                    wrong.extend([number] * (not np.array_equal(answer.output, references[number])))
-
-    threads = [threading.Thread(target=view, args=(number,)) for number in range(16)]
+def run_threads(work: Callable[[int], None], count: int) -> None:
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert not wrong
-    assert all("Exceeds maximum queue size" in text for text in refusals)
-    assert len(refusals) < 160
+
+
+def test_sixteen_viewers_get_their_own_alpha(server: TritonServer, bundles: dict[str, Bundle]) -> None:
+    with dni.open_session(bundles["conv"], threads=1, engine="onnxruntime") as session:
+        references = [session(IMAGE, alpha=float(np.float32(k / 16))) for k in range(16)]
+    right = []
+
+    def view(number: int) -> None:
+        with connect(server, PROTOCOLS[number % 2], "conv") as client:
+            right.extend(np.array_equal(client.ask(IMAGE, number / 16).output, references[number]) for _ in range(10))
+
+    run_threads(view, 16)
+    assert (len(right), all(right)) == (160, True)
+
+
+def test_more_requests_than_the_queue_holds_are_refused(server: TritonServer) -> None:
+    answers, refusals = [], []
+
+    def view(number: int) -> None:
+        with connect(server, "http", "control") as client:
+            try:
+                answers.append(client.ask(IMAGE, [1, 0, 0]).output)
+            except Exception as error:
+                refusals.append(str(error))
+
+    run_threads(view, 12)
+    assert answers
+    assert refusals
+    assert all("[503]" in text and "Exceeds maximum queue size" in text for text in refusals)
 
 
 def test_raw_tensors_and_a_model_that_is_loaded_later_and_unloaded(
