@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # what a type checker sees; importing the standard library's 
     from dni_deploy.api.slider import slider as slider
     from dni_deploy.api.status import status as status
     from dni_deploy.api.sweep import sweep as sweep
+    from dni_deploy.api.triton import triton as triton
     from dni_deploy.api.tune import tune as tune
     from dni_deploy.api.video import video as video
     from dni_deploy.api.video_cluster import video_on_cluster as video_on_cluster
@@ -64,6 +65,7 @@ if TYPE_CHECKING:  # what a type checker sees; importing the standard library's 
     from dni_deploy.imaging.image_tasks import ImageFileOptions as ImageFileOptions
     from dni_deploy.jobs.ray_options import RayOptions as RayOptions
     from dni_deploy.jobs.shard import JobOptions as JobOptions
+    from dni_deploy.model_repository.model_config import ModelOptions as ModelOptions
     from dni_deploy.notebook import widget as widget
     from dni_deploy.session.options import SessionOptions as SessionOptions
     from dni_deploy.session.session import Session as Session
@@ -98,6 +100,7 @@ _NAMES_BY_MODULE = {
     "imaging.image_tasks": "ImageFileOptions",
     "jobs.ray_options": "RayOptions",
     "jobs.shard": "JobOptions",
+    "model_repository.model_config": "ModelOptions",
     "notebook": "widget",
     "session.options": "SessionOptions",
     "session.session": "Session open_session",
@@ -108,7 +111,7 @@ _NAMES_BY_MODULE = {
     "video_io.video_file": "InputOptions",
 }
 _COMMAND_FUNCTIONS = (  # one per command
-    "bench build check demo doctor export filter inspect calibrate refit run serve slider status sweep tune video web"
+    "bench build check demo doctor export filter inspect calibrate refit run serve slider status sweep triton tune video web"
 )
 _MODULE_BY_NAME = {
     **{name: f"dni_deploy.{module}" for module, names in _NAMES_BY_MODULE.items() for name in names.split()},

@@ -16,7 +16,7 @@ FOUNDATION = {"errors", "_version", "network_controls", "signature", "storage", 
 """Everybody may import these."""
 LIBRARY = {
     "checkpoints", "alpha", "exporters", "bundle", "imaging", "control", "blending", "engines", "video_io", "reports", "tuning",
-    "session", "calibration", "spatial", "compatibility", "latency", "webui", "website", "jobs", "api",
+    "session", "calibration", "spatial", "compatibility", "latency", "webui", "website", "model_repository", "jobs", "api",
 }  # fmt: skip
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -54,6 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "latency": {"session", "engines", "exporters", "video_io", "control", "blending", "bundle", "imaging"},
     "webui": {"session", "control", "alpha", "video_io", "imaging"},
     "website": {"webui", "engines", "bundle", "imaging", "reports"},
+    "model_repository": {"session", "bundle", "alpha", "imaging"},
     "vapoursynth": {"session", "control", "bundle", "imaging"},
     "notebook": {"session", "alpha", "imaging"},
     "api": LIBRARY - {"api"},
@@ -70,8 +71,21 @@ MAY_IMPORT: dict[str, set[str]] = {
         "session",
         "control",
         "jobs",
+        "model_repository",
     },
-    "dni_deploy": {"api", "notebook", "session", "bundle", "checkpoints", "alpha", "spatial", "control", "video_io", "imaging"},
+    "dni_deploy": {
+        "api",
+        "model_repository",
+        "notebook",
+        "session",
+        "bundle",
+        "checkpoints",
+        "alpha",
+        "spatial",
+        "control",
+        "video_io",
+        "imaging",
+    },
     "__main__": {"cli"},
     "benchmarks": LIBRARY | {"cli", "dni_deploy"},
 }

@@ -21,6 +21,7 @@ COMMANDS = {
     "status": "Show how far a run into a folder or a video is, running or stopped.",
     "serve": "Show images or video live in the browser, with a slider for alpha.",
     "web": "Write a static site that runs the network in the visitor's browser.",
+    "triton": "Write a bundle as a model of Triton Inference Server.",
     "bench": "Time an alpha change and a frame, against the alternatives.",
     "doctor": "Show what is installed, which engines can run, and why others cannot.",
     "demo": "Run a demo: add noise to a photograph, sweep alpha, write a page with a slider.",

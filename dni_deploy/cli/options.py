@@ -35,6 +35,7 @@ OPTION_OBJECTS = {
     "preview": ("dni_deploy.api.serve", "PreviewOptions"),
     "encoder": ("dni_deploy.video_io.encoder", "EncoderOptions"),
     "job": ("dni_deploy.jobs.shard", "JobOptions"),
+    "model_options": ("dni_deploy.model_repository.model_config", "ModelOptions"),
     "input_options": ("dni_deploy.video_io.video_file", "InputOptions"),
 }
 """Parameter of a command -> module and class of the library that holds the command line's values for its fields."""

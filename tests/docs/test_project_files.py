@@ -34,7 +34,7 @@ def test_the_conda_recipe_needs_what_the_wheel_needs() -> None:
     assert set(re.findall(r"^    - (.+)$", run, re.M)) - {"python >=3.10"} == wanted
 
 
-@pytest.mark.parametrize("name", ["packaging/docker/Dockerfile.cpu", "packaging/docker/Dockerfile.gpu"])
+@pytest.mark.parametrize("name", [f"packaging/docker/Dockerfile.{kind}" for kind in ("cpu", "gpu", "triton")])
 def test_images_install_extras_that_exist(name: str) -> None:
     (extras,) = re.findall(r"^ARG EXTRAS=(.+)$", read(name), re.M)
     assert set(extras.split(",")) <= set(re.findall(r"^([\w-]+) = \[", PROJECT, re.M))
