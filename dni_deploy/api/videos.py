@@ -42,7 +42,7 @@ def videos(
     Args:
         bundle_path: The bundle or its path.
         source_paths: The videos.
-        folder: Of the outputs; it exists.
+        folder: Of the outputs; it is made where it is absent.
         alpha: As for `video`.
         progress: Called with the frames done of each video.
         **options: As for `video`.
@@ -51,7 +51,7 @@ def videos(
         What was done with each, without those that a stopped run had finished.
 
     Raises:
-        UsageError: There is no such folder, two outputs would have one name, or one exists; nothing was done.
+        UsageError: The folder is a file or named like a video, two outputs would have one name, or one exists; nothing was done.
         PartialResultError: Some of them could not be read, or are damaged; the others were done.
         DniError: As `video` raises.
     """
@@ -59,11 +59,12 @@ def videos(
     folder = as_local_path(folder, "the folder for several videos")
     plan_outputs(sources, folder, force=True)
     bundle = Bundle.ensure_open(bundle_path)
-    batch_path = Path(folder, BATCH_FILE_NAME)
+    batch_path = folder / BATCH_FILE_NAME
     settings = {name: value for name, value in options.items() if name not in ("fresh", "force")}
     batch = sha256(repr([[os.fspath(path) for path in sources], bundle.digest, alpha, settings]).encode()).hexdigest()
     is_resumed = not options.get("fresh") and batch_path.is_file() and batch_path.read_text("ascii", "replace") == batch
     output_paths = plan_outputs(sources, folder, force=is_resumed or bool(options.get("force")))
+    folder.mkdir(parents=True, exist_ok=True)
     write_bytes_atomically(batch_path, batch.encode(), force=True)
     reports, failures = [], []
     for source_path, output_path in output_paths.items():
@@ -85,7 +86,7 @@ def plan_outputs(source_paths: Sequence[Location], folder: Path, *, force: bool 
     Raises:
         UsageError: As `videos` says.
     """
-    if not folder.is_dir():
+    if not folder.is_dir() and (folder.exists() or folder.suffix.lower() in MUXER_BY_SUFFIX):
         raise UsageError(f"Several videos need a folder to go to, and {escape_name(folder)} is none. Nothing was written.")
     outputs: dict[Location, Path] = {}
     for source_path in source_paths:

@@ -20,6 +20,7 @@ from dni_deploy.control.http import HttpAlphaListener
 from dni_deploy.control.message_handler import AlphaMessageHandler
 from dni_deploy.control.stdin import StdinAlphaListener
 from tests.dni_deploy.control.listening import TWO, RecordedReports, new_shared_alpha, wait_until
+from tests.support.shell_blocks import find_shell_blocks
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "alpha.md").read_text(encoding="utf-8")
@@ -73,10 +74,10 @@ def test_documented_alpha_lines_are_parsed() -> None:
 
 
 def test_documented_curl_commands_set_alpha() -> None:
-    [block] = blocks("console")
+    [block] = find_shell_blocks("docs/alpha.md")
     with HttpAlphaListener(new_shared_alpha(), 0, report=RecordedReports()) as listener:
-        for line in block.splitlines():
-            words = shlex.split(line.removeprefix("$ curl "))
+        for line in block.commands:
+            words = shlex.split(line)
             method, body = ("PUT", words[words.index("--json") + 1]) if "-X" in words else ("GET", None)
             headers = dict(words[place + 1].split(": ", 1) for place, word in enumerate(words) if word == "-H")
             headers["Authorization"] = headers["Authorization"].replace("$TOKEN", str(listener.token))

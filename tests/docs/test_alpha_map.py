@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.docs.test_readme import ROOT, folder, run_documented
+from tests.support.shell_blocks import find_shell_blocks
 
 __all__ = ["folder"]  # a fixture
 
@@ -37,10 +38,9 @@ def folder_with_masks(folder: Path) -> Path:
 
 
 def test_documented_blocks_run(folder_with_masks: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    [block] = blocks("console")
-    commands = [line.removeprefix("$ ") for line in block.splitlines()]
-    assert len(commands) == 5
-    for command in commands:
+    [block] = find_shell_blocks("docs/alpha-map.md")
+    assert len(block.commands) == 5
+    for command in block.commands:
         run_documented(command)
     assert {"out.png", "face.png", "measured.png", "out.mp4", "moved.mp4"} <= {
         path.name for path in folder_with_masks.iterdir()

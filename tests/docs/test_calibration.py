@@ -12,6 +12,7 @@ import pytest
 
 from dni_deploy.cli.main import main
 from dni_deploy.imaging.image_file import ImageFile, write_image
+from tests.support.shell_blocks import find_shell_blocks
 
 pytest.importorskip("torch", reason="the bundle is exported by PyTorch (extra `export`)")
 
@@ -34,9 +35,9 @@ def test_documented_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     export({"n20": first, "n60": second}, tmp_path / "denoise.dni")
     (tmp_path / "noisy").mkdir()
     write_image(tmp_path / "noisy" / "one.png", ImageFile(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)))
-    lines = [line.removeprefix("$ ") for line in block("console").splitlines()]
-    assert len(lines) == 3
-    for line in lines:  # the last one removes the calibration, so that the block below can add them
+    [commands] = find_shell_blocks("docs/calibration.md")
+    assert len(commands.commands) == 3
+    for line in commands.commands:  # the last one removes the calibration, so that the block below can add them
         program, *arguments = shlex.split(line)
         assert program == "dni-deploy"
         assert main([*arguments, "--quiet"]) == 0, line

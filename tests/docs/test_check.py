@@ -14,6 +14,7 @@ from PIL import Image
 from benchmarks.features.check_table import format_table, format_undecided_table
 from dni_deploy.cli.main import main
 from dni_deploy.compatibility.verdict import Cause
+from tests.support.shell_blocks import find_shell_blocks
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "check.md").read_text(encoding="utf-8")
@@ -37,9 +38,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_documented_console_block_runs(folder: Path) -> None:
-    [block] = re.findall(r"^```console\n(.*?)^```$", PAGE, re.S | re.M)
-    for line in block.splitlines():
-        assert main(shlex.split(line)[2:]) == 0, line
+    [block] = [block for block in find_shell_blocks("docs/check.md") if not block.mark]
+    for line in block.commands:
+        assert main(shlex.split(line)[1:]) == 0, line
     assert (folder / "report.html").exists()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from PIL import Image
 from dni_deploy.cli.main import main
 from dni_deploy.imaging.image_formats import IMAGE_FORMATS, ImageFormat
 from tests.support.frame_session import Dimmer, run_over
+from tests.support.shell_blocks import find_shell_blocks
 
 PAGE = (Path(__file__).parents[2] / "docs" / "images.md").read_text(encoding="utf-8")
 
@@ -21,10 +21,10 @@ def test_documented_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     for suffix in ("png", "jpg"):
         Image.new("RGB", (4, 4)).save(f"in.{suffix}")
-    [block] = re.findall(r"^```console\n(.*?)^```$", PAGE, re.S | re.M)
-    for line in block.splitlines():
-        prompt, program, *arguments = shlex.split(line)
-        assert (prompt, program, main(arguments)) == ("$", "dni-deploy", 0)
+    [block] = find_shell_blocks("docs/images.md")
+    for line in block.commands:
+        program, *arguments = shlex.split(line)
+        assert (program, main(arguments)) == ("dni-deploy", 0)
 
 
 @pytest.mark.parametrize("image_format", IMAGE_FORMATS, ids=lambda image_format: image_format.name)

@@ -21,9 +21,8 @@ PAGE = (ROOT / "docs" / "pipelines.md").read_text(encoding="utf-8")
 
 
 def blocks(section: str) -> list[str]:
-    """Returns the indented blocks of a section, without their indentation."""
     text = PAGE.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
-    return [re.sub("^    ", "", block, flags=re.M) for block in re.findall(r"(?:^    .*\n)+", text, re.M)]
+    return re.findall(r"^```sh\n(.*?)^```$", text, re.S | re.M)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from dni_deploy.cli.main import main
+from tests.support.shell_blocks import check_server, find_shell_blocks
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -44,13 +46,38 @@ def run_documented(command: str) -> None:
     assert main(arguments) == 0, command
 
 
-def test_documented_console_block_runs(folder: Path) -> None:
-    [block] = blocks("console")
-    commands = [line.removeprefix("$ ") for line in block.splitlines() if line.startswith("$ ")]
+def test_documented_commands_run(folder: Path) -> None:
+    pytest.importorskip("av", reason="one of them is of a video (extra `video`)")
+    from tests.support.video_clips import Clip
+
+    Clip(width=32, height=24, frames=6).write(folder / "in.mp4")
+    run_documented(find_shell_blocks("README.md")[0].commands[1])
+    [commands] = [
+        block.commands for block in find_shell_blocks("README.md") if block.commands[0].startswith("dni-deploy check")
+    ]
     assert len(commands) >= 5
     for command in commands:
         run_documented(command)
-    assert {"sr.dni", "out.png", "strip.png", "page.html", "blended.onnx"} <= {path.name for path in folder.iterdir()}
+    assert {"out.png", "out.mp4", "strip.png", "page.html", "blended.onnx"} <= {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.slow
+def test_three_lines_lead_to_a_live_slider(folder: Path) -> None:
+    """The first block; docs/index.md has the same. .ci/run installs as its first line does."""
+    first = find_shell_blocks("README.md")[0].commands
+    assert first in [block.commands for block in find_shell_blocks("docs/index.md")]
+    install, export, serve = first
+    assert install == 'pip install ".[all]"'
+    run_documented(export)
+    check_server(serve.replace("dni-deploy", f"{sys.executable} -m dni_deploy"), {"PYTHONPATH": str(ROOT)})
+
+
+def test_the_picture_comes_first() -> None:
+    assert README.startswith("![")
+    [picture] = re.findall(r"^!\[[^]]{40,}\]\(([^)]+\.webp)\)\n\n# dni-deploy\n", README)
+    assert (ROOT / picture).stat().st_size < 1_500_000
+    with Image.open(ROOT / picture) as animation:
+        assert animation.n_frames > 20  # type: ignore[attr-defined]
 
 
 def test_documented_python_block_runs(folder: Path) -> None:

@@ -209,7 +209,7 @@ def test_doctor_knows_every_extra() -> None:
     text = (Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8")
     listed = text.partition("[project.optional-dependencies]")[2].partition("\n[")[0]
     extras = dict(re.findall(r"^([\w-]+) = \[((?:[^\]\"]|\"[^\"]*\")*)\]", listed, re.MULTILINE))
-    assert set(extras) == {*home.PACKAGES_BY_EXTRA, "cpu", "gpu", "pycuda", "tensorrt", "tensorrt-rtx", "all", "test"}
+    assert set(extras) == {*home.PACKAGES_BY_EXTRA, "cpu", "gpu", "pycuda", "tensorrt", "tensorrt-rtx", "all", "docs", "test"}
     for extra, (_, packages) in home.PACKAGES_BY_EXTRA.items():
         named = re.findall(r'"([\w-]+)[>=<\[ ]', extras[extra])
         assert set(named) - {"dni-deploy"} <= set(packages), extra

@@ -27,7 +27,6 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("opened")
 def test_each_goes_into_the_folder(tmp_path: Path) -> None:
     sources = [Clip(frames=3, audio=None).write(tmp_path / name) for name in ("b.mkv", "c.MP4")]
-    (tmp_path / "out").mkdir()
     reports = videos(named_bundle(), sources, tmp_path / "out", 1.0, encoder=FAST)
     assert [Path(report.output).name for report in reports] == ["b.mkv", "c.mp4"]
     assert all(len(see(Path(report.output)).frames) == 3 for report in reports)
@@ -45,7 +44,8 @@ def test_one_that_cannot_be_read_does_not_stop_the_others(tmp_path: Path) -> Non
 
 def test_outputs_are_planned_before_the_work(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="Several videos need a folder"):
-        plan_outputs([Path("a.mp4")], tmp_path / "absent")
+        plan_outputs([Path("a.mp4")], tmp_path / "absent.mp4")
+    assert plan_outputs([Path("a.mp4")], tmp_path / "absent") == {Path("a.mp4"): tmp_path / "absent" / "a.mp4"}
     with pytest.raises(UsageError, match=r"Two videos would become .*a\.mp4"):
         plan_outputs([Path("x/a.mp4"), Path("y/a.mp4")], tmp_path)
     assert plan_outputs([Path("x/a.ogv")], tmp_path) == {Path("x/a.ogv"): tmp_path / "a.mkv"}
