@@ -76,6 +76,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "dni_deploy": {
         "api",
         "model_repository",
+        "jobs",
         "notebook",
         "session",
         "bundle",
