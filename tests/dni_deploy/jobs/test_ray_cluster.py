@@ -156,7 +156,7 @@ def test_workers_fit_into_machines(nodes: list[dict[str, float]], cpus: int, gpu
     ],
 )
 def test_gpus_of_a_worker(gpus: float | None, uses_gpu: bool | None, nodes: list[dict[str, float]], expected: float) -> None:
-    assert ClusterRoom(tuple(nodes)).choose_gpus(RayOptions(gpus=gpus), uses_gpu=uses_gpu) == expected
+    assert ClusterRoom(tuple(nodes)).choose_gpus(RayOptions(ray="auto", gpus=gpus), uses_gpu=uses_gpu) == expected
 
 
 def test_a_cluster_that_grows_is_waited_for() -> None:
@@ -164,9 +164,20 @@ def test_a_cluster_that_grows_is_waited_for() -> None:
     with pytest.raises(
         UnavailableError, match=r"room for no worker with 1 GPU and 1 CPU, and this job needs 6\. .* in 1 machine\."
     ):
-        room.choose_worker_count(RayOptions(workers=6), 1.0)
-    assert growing.choose_worker_count(RayOptions(workers=6), 1.0) == 6
+        room.choose_worker_count(RayOptions(ray="auto", workers=6), 1.0)
+    assert growing.choose_worker_count(RayOptions(ray="auto", workers=6), 1.0) == 6
     assert growing.choose_worker_count(RayOptions(), 1.0) == 8  # there is no GPU yet
     assert room.choose_worker_count(RayOptions(), 0.0) == 8
     with pytest.raises(UnavailableError, match="room for 8 workers with 1 GPU"):
-        growing.choose_worker_count(RayOptions(workers=9), 1.0)
+        growing.choose_worker_count(RayOptions(ray="auto", workers=9), 1.0)
+
+
+def test_what_ray_prints_goes_into_the_log(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    from ray._private import worker
+
+    before = worker.print_to_stdstream
+    with ray_cluster._log_printed_lines(), caplog.at_level("INFO", logger="dni_deploy"):
+        worker.print_to_stdstream({"lines": ["A raylet is gone."], "pid": "raylet", "is_err": False}, ignore_prefix=False)
+    assert worker.print_to_stdstream is before
+    assert capsys.readouterr().out == ""
+    assert caplog.messages == ["Ray: A raylet is gone."]
