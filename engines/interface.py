@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -35,6 +36,8 @@ class EngineOptions:
         precision: "fp32", "tf32" or "fp16" on a GPU; None for the newest plan's, or fp32. On the CPU all is fp32.
         cuda_graph: Replay frames as a CUDA graph where the engine can.
         device: Number of the GPU, as the driver counts.
+        plan: The `plan_digest` of the plan to open, where an engine has plans; None for the newest that fits.
+        trust_plans_of: Names or numbers of other accounts whose plans are opened, too; see docs/security.md.
     """
 
     threads: int = 0
@@ -42,6 +45,8 @@ class EngineOptions:
     precision: str | None = None
     cuda_graph: bool = False
     device: int = 0
+    plan: str | None = None
+    trust_plans_of: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.slots is not None and (not isinstance(self.slots, int) or self.slots < 1):

@@ -215,7 +215,9 @@ class ImageWorkerFactory:
         """
         options = self.map_options
         mask = None if options is None else AlphaMap.read(options.mask)
-        session = open_session(self.bundle.localize(), self.session_options, alpha=self.alpha)
+        plan = None if self.job is None else self.job.read_engine().get("plan")
+        session_options = replace(self.session_options, plan=plan) if plan else self.session_options
+        session = open_session(self.bundle, session_options, alpha=self.alpha)
         try:
             if self.job is not None:
                 engine = {"engine": [session.engine.name, self.session_options.precision]}

@@ -304,7 +304,9 @@ class SegmentMaker:
         if self.session is None:
             started = time.perf_counter()
             settings = self.settings
-            self.session = open_session(settings.bundle, settings.session_options, alpha=settings.alphas.at(0.0, 0))
+            plan = self.job.stored_description.get("plan")
+            options = replace(settings.session_options, plan=plan) if plan else settings.session_options
+            self.session = open_session(settings.bundle, options, alpha=settings.alphas.at(0.0, 0))
             self.job.complete_description(settings.describe_session(self.session))
             if self.index.frames:
                 self.job.write_index(self.index)

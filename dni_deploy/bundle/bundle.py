@@ -81,8 +81,8 @@ class Bundle:
 
     @classmethod
     def ensure_open(cls, bundle: Bundle | str | os.PathLike[str]) -> Bundle:
-        """Returns an opened bundle as it is, and opens the one in a folder; errors are those of `open`."""
-        return bundle if isinstance(bundle, Bundle) else cls.open(bundle)
+        """Returns an opened bundle, as `localize` does, or opens one; errors are those of both."""
+        return bundle.localize() if isinstance(bundle, Bundle) else cls.open(bundle)
 
     def localize(self) -> Bundle:
         """Returns the bundle as this machine can read it: one that another machine opened at an address is copied first.

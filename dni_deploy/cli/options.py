@@ -333,7 +333,15 @@ controls = click.option(
     help="A value for what the network takes beside the image, such as sigma=25/255; `dni-deploy inspect` lists its controls. "
     "Repeatable.  [default: the bundle's]",
 )
-session_options = _combine(engine, precision, device, threads, controls)
+trust_plans_of = click.option(
+    "--trust-plans-of",
+    multiple=True,
+    metavar="USER",
+    allow_from_autoenv=False,
+    help="Also open TensorRT plans that this other account has built, on shared storage; its key has to be here, see docs/security.md. "
+    "Repeatable.",
+)  # a variable that is left set would widen the trust unasked
+session_options = _combine(engine, precision, device, threads, controls, trust_plans_of)
 """What every command that runs a network takes; the command gets it as one SessionOptions, `session_options`."""
 
 arch = click.option(

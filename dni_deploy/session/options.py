@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from dni_deploy.blending.group_rules import Rule
 from dni_deploy.errors import UsageError, escape_name
 from dni_deploy.network_controls import ControlValues
+from dni_deploy.utils.trusted_users import find_trusted_users
 from engines import registry
 from engines.interface import EngineOptions
 
@@ -30,6 +31,8 @@ class SessionOptions:
         extrapolate: Allow coefficients outside 0 to 1, as far as every BatchNorm variance stays positive.
         rules: For groups of weights that have an alpha of their own, such as ["norm:*=0.2", "body.*=0.2..0.8"].
         controls: Values of what the network takes beside the image, such as {"sigma": 0.1}; others have their defaults.
+        plan: The `plan_digest` of the TensorRT plan to open, which a job names; None: the newest that fits.
+        trust_plans_of: Names or numbers of other accounts whose TensorRT plans are opened, too, if this account has their key.
 
     Raises:
         UsageError: An unknown engine or precision, a number that is out of range, or rules that are one text.
@@ -45,6 +48,8 @@ class SessionOptions:
     extrapolate: bool = False
     rules: Sequence[str | Rule] = ()
     controls: ControlValues = field(default_factory=dict)
+    plan: str | None = None
+    trust_plans_of: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.engine != "auto":
@@ -54,6 +59,8 @@ class SessionOptions:
         if isinstance(self.rules, str):
             raise UsageError(f"Rules are a list of them; got one text, {escape_name(repr(self.rules))}.")
         object.__setattr__(self, "rules", tuple(self.rules or ()))
+        object.__setattr__(self, "trust_plans_of", tuple(self.trust_plans_of))
+        find_trusted_users(self.trust_plans_of)
         _ = self.engine_options  # validates the fields that the engine shares
 
     @property

@@ -97,31 +97,34 @@ def stage_ahead(
     Yields:
         The iterator. Its files are there until they were read, or until the block ends.
     """
-    with make_temporary_folder() as folder, ThreadPoolExecutor(OBJECTS_AHEAD, thread_name_prefix="stage") as executor:
-        staged_items = _iterate_ahead(items, source_of, folder, executor)
+    with ExitStack() as folders, ThreadPoolExecutor(OBJECTS_AHEAD, thread_name_prefix="stage") as executor:
         try:
-            yield staged_items
+            yield _iterate_ahead(items, source_of, executor, folders)
         finally:
             executor.shutdown(wait=True, cancel_futures=True)
 
 
 def _iterate_ahead(
-    items: Iterable[Item], source_of: Callable[[Item], str], folder: Path, executor: ThreadPoolExecutor
+    items: Iterable[Item], source_of: Callable[[Item], str], executor: ThreadPoolExecutor, folders: ExitStack
 ) -> Generator[tuple[Item, StagedFile], None, None]:
-    pending: deque[tuple[Item, Future[StagedFile]]] = deque()
+    pending: deque[tuple[Item, Future[StagedFile] | None]] = deque()  # None: nothing is to be fetched
+    folder: Path | None = None
+
+    def finish_first() -> tuple[Item, StagedFile]:
+        item, future = pending.popleft()
+        return item, StagedFile(source_of(item), Path(source_of(item))) if future is None else future.result()
+
     for number, item in enumerate(items):
+        future = None
         source = source_of(item)
         if is_address(source):
-            pending.append((item, executor.submit(_stage, source, folder / str(number))))
-        else:
-            future: Future[StagedFile] = Future()
-            future.set_result(StagedFile(source, Path(source)))
-            pending.append((item, future))
-        while pending and (len(pending) >= OBJECTS_AHEAD or pending[0][1].done()):
-            first, future = pending.popleft()
-            yield first, future.result()
-    for first, future in pending:
-        yield first, future.result()
+            folder = folder or folders.enter_context(make_temporary_folder())
+            future = executor.submit(_stage, source, folder / str(number))
+        pending.append((item, future))
+        while pending and (len(pending) >= OBJECTS_AHEAD or pending[0][1] is None or pending[0][1].done()):
+            yield finish_first()
+    while pending:
+        yield finish_first()
 
 
 def fetch_file(address: str, target: Path) -> None:

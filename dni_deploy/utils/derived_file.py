@@ -10,12 +10,14 @@ import hmac
 import logging
 import os
 import secrets
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
 from dni_deploy.errors import DniError, escape_name
 from dni_deploy.utils.hardware import config_folder
 from dni_deploy.utils.private_file import open_private_file, write_private_file
+from dni_deploy.utils.trusted_users import TrustedUser
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +36,45 @@ def compute_keyed_digest(*parts: bytes) -> bytes:
     nobody else does.
     """
     folder = config_folder()
-    digest = hmac.new(_load_key(None if folder is None else folder / KEY_FILE_NAME), digestmod="sha256")
+    return _compute_digest(_load_key(None if folder is None else folder / KEY_FILE_NAME), parts)
+
+
+def is_keyed_digest(digest: bytes, *parts: bytes, owner: int = -1, users: Sequence[TrustedUser] = ()) -> bool:
+    """Tells whether a digest is one under this account's key, or under that of a trusted account that owns the file.
+
+    Args:
+        digest: The digest.
+        *parts: The bytes.
+        owner: Number of the account that owns the file that they are from.
+        users: The accounts that are trusted. Their keys are read from the files that `TrustedUser.key_path` names.
+    """
+    if hmac.compare_digest(digest, compute_keyed_digest(*parts)):
+        return True
+    keys = [_read_trusted_key(user) for user in users if user.id == owner]
+    return any(key is not None and hmac.compare_digest(digest, _compute_digest(key, parts)) for key in keys)
+
+
+def _compute_digest(key: bytes, parts: Iterable[bytes]) -> bytes:
+    digest = hmac.new(key, digestmod="sha256")
     for part in parts:
         digest.update(part)
     return digest.digest()
+
+
+def _read_trusted_key(user: TrustedUser) -> bytes | None:
+    path = user.key_path
+    try:
+        if path is not None:
+            with open_private_file(path, "a key") as file:
+                key = file.read(KEY_BYTES + 1)
+            if len(key) == KEY_BYTES:
+                return key
+        log.warning("%s is no key and is passed over.", escape_name(path))
+    except FileNotFoundError:
+        log.warning("The key of user %s is not at %s; see docs/security.md.", escape_name(user.name), escape_name(path))
+    except (OSError, DniError) as error:
+        log.warning("The key of user %s is passed over: %s", escape_name(user.name), escape_name(error))
+    return None
 
 
 def write_derived_file(path: Path, content: bytes, *, force: bool = False) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -26,13 +26,14 @@ def open_for_reading(path: Path) -> int:
 
 
 @contextmanager
-def open_private_file(path: Path, kind: str, hint: str = "") -> Iterator[IO[bytes]]:
-    """Opens a file that nobody but its reader, or root, can have written.
+def open_private_file(path: Path, kind: str, hint: str = "", *, owners: Collection[int] = ()) -> Iterator[IO[bytes]]:
+    """Opens a file that nobody but its reader, root, or an account that the reader trusts can have written.
 
     Args:
         path: The file.
         kind: What it is, for messages, such as "a plan".
         hint: How to get one of one's own, a clause for messages, such as "build your own with dni-deploy build".
+        owners: Numbers of accounts that are trusted.
 
     Yields:
         The open file.
@@ -48,7 +49,7 @@ def open_private_file(path: Path, kind: str, hint: str = "") -> Iterator[IO[byte
             raise RefusedError(f"{escape_name(path)} is a link or no plain file, and {kind} is a program: refused.") from None
         raise
     try:
-        _check_ownership(path, os.fstat(descriptor), kind, hint)
+        _check_ownership(path, os.fstat(descriptor), kind, hint, owners)
     except RefusedError:
         os.close(descriptor)
         raise
@@ -76,13 +77,13 @@ def write_private_file(path: Path, parts: Iterable[bytes], *, force: bool = Fals
             raise OSError(error.errno, error.strerror, os.fspath(temporary)) from error
 
 
-def _check_ownership(path: Path, status: os.stat_result, kind: str, hint: str) -> None:
+def _check_ownership(path: Path, status: os.stat_result, kind: str, hint: str, owners: Collection[int]) -> None:
     """Refuses a file that another user may have written, by the status of the open file: it cannot be exchanged in between."""
     if not stat.S_ISREG(status.st_mode):
         raise RefusedError(f"{escape_name(path)} is not a plain file, and {kind} is a program: refused.")
     if not hasattr(os, "geteuid"):  # Windows has other means, and a profile folder per user
         return
-    if status.st_uid not in (os.geteuid(), 0):
+    if status.st_uid not in (os.geteuid(), 0, *owners):
         raise RefusedError(
             f"{escape_name(path)} belongs to user {status.st_uid}, and {kind} is a program: refused{f'; {hint}' if hint else ''}."
         )

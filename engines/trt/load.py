@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import EngineError, UnavailableError
 from dni_deploy.utils.compare_arrays import relative_error
+from dni_deploy.utils.trusted_users import find_trusted_users
 from engines.calibrated_network import read_network
 from engines.interface import EngineOptions
 from engines.trt.engine import REFIT_ENGINES, ConstantEngine, RefitEngine, RtxRefitEngine, TensorRTEngine
@@ -37,7 +38,10 @@ def open_engine(
         EngineError: It cannot be opened, or computes something else than ONNX Runtime.
     """
     library, network_class = load_library(engine_class.library_name), engine_class.network_class
-    match, rejected = search_plans(bundle, network_class, options.precision, options.device, library.name)
+    users = find_trusted_users(options.trust_plans_of)
+    match, rejected = search_plans(
+        bundle, network_class, options.precision, options.device, library.name, digest=options.plan, users=users
+    )
     if match is None:
         precision = f" at {options.precision}" if options.precision else ""
         raise UnavailableError(
@@ -45,7 +49,7 @@ def open_engine(
             f"{f' ({rejected})' if rejected else ''}: {engine_class.build_command}"
             f"{f' --precision {options.precision}' if options.precision else ''}."
         )
-    plan = read_plan(match.path, match.identity)
+    plan = read_plan(match.path, match.identity, users)
     network = network_class.from_lowered(bundle, match.lowered)
     if network.lowered.digest() != plan.header.lowered:
         raise EngineError(f"The plan {match.path.name} was built from another lowering of this graph; build it again.")

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 from base64 import b64decode, b64encode
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import BundleError, RefusedError, escape_name
 from dni_deploy.utils.atomic_write import make_folder
-from dni_deploy.utils.derived_file import DIGEST_BYTES, compute_keyed_digest
+from dni_deploy.utils.derived_file import DIGEST_BYTES, compute_keyed_digest, is_keyed_digest
 from dni_deploy.utils.private_file import open_private_file, write_private_file
+from dni_deploy.utils.trusted_users import TrustedUser
 from engines.lowering.gpu import LoweredGraph
 from engines.profile import Profile
 from engines.trt.library import load_library
@@ -151,6 +152,10 @@ class Plan:
         return sha256(self.engine).hexdigest()
 
 
+_Head = tuple[PlanHeader, bytes]
+"""The header of a plan, and the SHA-256 of its engine."""
+
+
 class PlanMatch(NamedTuple):
     """A plan that fits.
 
@@ -200,6 +205,9 @@ def search_plans(
     precision: str | None = None,
     device: int = 0,
     library_name: str = "tensorrt",
+    *,
+    digest: str | None = None,
+    users: Sequence[TrustedUser] = (),
 ) -> tuple[PlanMatch | None, str | None]:
     """Searches the bundle's plans for the newest that fits the bundle, this GPU and this library; reads their headers alone.
 
@@ -211,6 +219,8 @@ def search_plans(
         precision: "fp32" or "fp16"; None for any.
         device: The GPU's number as the driver counts.
         library_name: The library that runs the plan, a key of `engines.trt.library.MODULE_NAMES`.
+        digest: `Plan.digest` of the only plan that fits; None for any.
+        users: Other accounts whose plans fit, too.
 
     Returns:
         The newest plan that fits, or None; and why the newest of the others does not fit, a clause that begins with its name
@@ -225,11 +235,12 @@ def search_plans(
     required: dict[str, PlanIdentity] = {}  # by precision of the plan
     fitting: list[tuple[int, Path, PlanMatch]] = []
     rejected: list[tuple[int, Path, str]] = []
-    for path, changed, header in _read_headers(list_plan_files(bundle, library_name, network_class.kind)):
-        if isinstance(header, str):
+    for path, changed, head in _read_heads(list_plan_files(bundle, library_name, network_class.kind), users):
+        if isinstance(head, str):
             if precision is None or path.name.startswith(f"{library_name}-{network_class.kind}-{precision}-"):
-                rejected.append((changed, path, header))
+                rejected.append((changed, path, head))
             continue
+        header, engine_digest = head
         settings = header.identity.settings
         if precision not in (None, settings.precision):
             continue
@@ -244,6 +255,8 @@ def search_plans(
             )
         identity = required[settings.precision].with_choices_of(header.identity)
         difference = header.identity.describe_difference(identity)
+        if difference is None and digest not in (None, engine_digest.hex()):
+            difference = f"is the plan {engine_digest.hex()[:16]}, and wanted is {escape_name(digest)[:16]}"
         if difference is None:
             fitting.append((changed, path, PlanMatch(path, identity, lowered)))
         else:
@@ -256,18 +269,19 @@ def search_plans(
     return match, None if newest is None else f"{escape_name(newest[1].name)} {newest[2]}"
 
 
-def _read_headers(paths: list[Path]) -> Iterator[tuple[Path, int, PlanHeader | str]]:
-    """Yields path, time of change in ns and header of each plan, or of one that is passed over the clause that says why."""
+def _read_heads(paths: list[Path], users: Sequence[TrustedUser]) -> Iterator[tuple[Path, int, _Head | str]]:
+    """Yields path, time of change in ns and head of each plan, or of one that is passed over the clause that says why."""
     for path in paths:
         try:
-            with open_private_file(path, "a plan") as file:
-                head = _read_head(file)
-                yield path, os.fstat(file.fileno()).st_mtime_ns, head if isinstance(head, str) else head[0]
-        except (OSError, RefusedError) as error:
+            with open_private_file(path, "a plan", owners=[user.id for user in users]) as file:
+                yield path, os.fstat(file.fileno()).st_mtime_ns, _read_head(file, users)
+        except RefusedError as error:
+            yield path, 0, str(error).removeprefix(f"{escape_name(path)} ").rstrip(".")
+        except OSError as error:
             log.info("plan passed over: %s", escape_name(error))
 
 
-def _read_head(file: IO[bytes]) -> tuple[PlanHeader, bytes] | str:
+def _read_head(file: IO[bytes], users: Sequence[TrustedUser] = ()) -> _Head | str:
     """Reads what stands before the engine: the header and the engine's SHA-256, or a clause that says why it is not believed."""
     magic = file.readline(MAX_MAGIC_BYTES)
     if magic != PLAN_MAGIC:
@@ -275,8 +289,10 @@ def _read_head(file: IO[bytes]) -> tuple[PlanHeader, bytes] | str:
     prefix = file.read(8)
     length = min(int.from_bytes(prefix, "little"), MAX_HEADER_BYTES)
     header, engine_digest, keyed_digest = file.read(length), file.read(DIGEST_BYTES), file.read(DIGEST_BYTES)
-    if keyed_digest != compute_keyed_digest(magic, prefix, header, engine_digest):
-        return "is damaged, or was not written by this account"
+    owner = os.fstat(file.fileno()).st_uid
+    if not is_keyed_digest(keyed_digest, magic, prefix, header, engine_digest, owner=owner, users=users):
+        owners = [user.name for user in users if user.id == owner]
+        return f"is damaged, or was not written by {f'user {owners[0]}, whose key is wanted' if owners else 'this account'}"
     return PlanHeader.from_bytes(header), engine_digest
 
 
@@ -304,12 +320,13 @@ def write_plan(bundle: Bundle, plan: Plan, *, force: bool = False) -> Path:
     return path
 
 
-def read_plan(path: Path, identity: PlanIdentity) -> Plan:
+def read_plan(path: Path, identity: PlanIdentity, users: Sequence[TrustedUser] = ()) -> Plan:
     """Reads a plan, and checks it before TensorRT sees a byte of it.
 
     Args:
         path: The plan's path.
         identity: The identity that it has to have.
+        users: Other accounts whose plans are read, too.
 
     Raises:
         RefusedError: Somebody else may have written it.
@@ -317,8 +334,9 @@ def read_plan(path: Path, identity: PlanIdentity) -> Plan:
         MismatchError: It is for another graph, GPU or TensorRT, or was built with other settings.
     """
     try:
-        with open_private_file(path, "a plan", "build your own with dni-deploy build") as file:
-            head = _read_head(file)
+        owners = [user.id for user in users]
+        with open_private_file(path, "a plan", "build your own with dni-deploy build", owners=owners) as file:
+            head = _read_head(file, users)
             engine = file.read(os.fstat(file.fileno()).st_size)
     except FileNotFoundError:
         raise BundleError(f"{escape_name(path)} does not exist; build it with dni-deploy build.") from None

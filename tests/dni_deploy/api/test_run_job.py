@@ -455,6 +455,24 @@ def test_errors_travel_as_rows(folders: tuple[Path, Path], dimmer: Dimmer) -> No
     assert row.details == {"source": str(folders[0] / "b.png")}
 
 
+def test_workers_open_the_plan_that_the_job_names(
+    folders: tuple[Path, Path], dimmer: Dimmer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A newer plan that somebody has built since stops nobody."""
+    dimmer.plan_digest = "1" * 64  # type: ignore[attr-defined]
+    stop_job(folders, 3)
+    open_session, asked = run_images.open_session, []
+
+    def keep_options(bundle: object, options: SessionOptions, **keywords: Any) -> Any:
+        asked.append(options.plan)
+        return open_session(bundle, options, **keywords)
+
+    monkeypatch.setattr(run_images, "open_session", keep_options)
+    run_job(folders, job=RESUME)
+    run_job(folders, force=True)
+    assert asked == ["1" * 64, None]
+
+
 def test_results_take_little_memory_and_rows_may_come_in_any_order(tmp_path: Path) -> None:
     tasks = [ImageTask("in", f"{number:05}.png", "out", "", f"{number:05}.png") for number in range(2000)]
     details = {"width": 2000, "height": 1000, "tiles": 4, "network_seconds": 0.5}

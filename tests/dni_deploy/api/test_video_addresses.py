@@ -10,6 +10,7 @@ from dni_deploy.api import video as verb
 from dni_deploy.api.video_shards import video_shard
 from dni_deploy.api.videos import videos
 from dni_deploy.errors import InputError, UsageError
+from dni_deploy.session.options import SessionOptions
 from dni_deploy.video_io.encoder import EncoderOptions
 from tests.support.frame_session import Dimmer
 from tests.support.object_stores import CountingStore, store
@@ -111,3 +112,28 @@ def test_several_sources_go_into_a_folder(clip: Path, store: CountingStore, tmp_
     assert [Path(report.output).name for report in reports] == ["a.mkv", "c.mkv"]
     with pytest.raises(UsageError, match="memory://out is an address, and the folder for several videos has to be a path"):
         videos(named_bundle(), [SOURCE], "memory://out", 0.5, encoder=encoder)
+
+
+def test_a_job_that_goes_on_opens_the_plan_that_it_names(
+    tmp_path: Path, make: Make, engine: Dimmer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.plan_digest = "1" * 64  # type: ignore[attr-defined]
+    clip = Clip(frames=20, audio=None).write(tmp_path / "a.mkv")
+    open_session, asked = verb.open_session, []
+
+    def keep_options(bundle: object, options: SessionOptions, **keywords: object) -> object:
+        asked.append(options.plan)
+        return open_session(bundle, options, **keywords)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(verb, "open_session", keep_options)
+
+    def stop(done: int, total: int, what: str) -> None:
+        if done >= 12:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make(clip, tmp_path / "b.mkv", 0.5, progress=stop)
+    for segment in sorted((tmp_path / "b.mkv.dni-part").glob("*.segment"))[1:]:
+        segment.unlink()
+    assert make(clip, tmp_path / "b.mkv", 0.5).resumed_frames == 8
+    assert asked == [None, "1" * 64]

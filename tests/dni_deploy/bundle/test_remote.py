@@ -138,10 +138,10 @@ def test_another_machine_makes_a_copy_of_its_own(
     assert original.localize() is original
     shutil.rmtree(tmp_path / "cache")
     monkeypatch.setenv("DNI_CACHE", str(tmp_path / "other"))
-    local = bundle.localize()
+    local = Bundle.ensure_open(bundle)
     assert local.path.is_relative_to(tmp_path / "other")
     assert local == Bundle.open(ADDRESS)
     shutil.rmtree(tmp_path / "other")
     store.put_folder(ADDRESS, pico.write(tmp_path / "y.dni", count=3).path)
     with pytest.raises(BundleError, match=r"^memory://b/x.dni was replaced since the job began"):
-        bundle.localize()
+        Bundle.ensure_open(bundle)

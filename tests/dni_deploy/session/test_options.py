@@ -20,6 +20,7 @@ def test_the_defaults_are_those_of_an_engine_that_is_chosen_automatically() -> N
 
 def test_every_engine_option_reaches_the_engine() -> None:
     values: dict[str, Any] = {"threads": 3, "slots": 2, "precision": "fp16", "cuda_graph": True, "device": 1}
+    values |= {"plan": "1" * 64, "trust_plans_of": ("0",)}
     assert set(values) == {field.name for field in fields(EngineOptions)}, "a new option needs a value here"
     assert SessionOptions(**values).engine_options == EngineOptions(**values)
 
@@ -35,6 +36,7 @@ def test_async_refit_opens_two_slots_unless_the_caller_chose_a_number(slots: int
     ("values", "message"),
     [
         ({"engine": "warp"}, "no engine 'warp'; there are auto, tensorrt"),
+        ({"trust_plans_of": ["no such user"]}, "There is no user no such user here"),
         ({"precision": "fp8"}, "precision is fp32, tf32 or fp16; got fp8"),
         ({"threads": -1}, "threads is a whole number"),
         ({"device": -1}, "device is the number of a GPU"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,13 @@ def test_a_store_that_may_show_parts_gets_no_output() -> None:
         UsageError, match=r"^sftp://h/x.png: outputs go to a path, s3:// or gs://, where an object appears whole"
     ):
         write_object("sftp://h/x.png", b"data")
+
+
+@pytest.mark.parametrize(("address", "package"), [("s3://b/x", "s3fs"), ("gs://b/x", "gcsfs"), ("az://b/x", "fsspec")])
+def test_a_package_that_is_missing_is_named_with_its_extra(address: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UnavailableError, match=rf"^This needs the package '{package}', .*\[cloud\]"):
+        read_object(address)
 
 
 @pytest.mark.parametrize("scheme", ["nosuch", "zip"])

@@ -63,7 +63,7 @@ def test_sources_that_cannot_be_opened_are_refused(tmp_path: Path) -> None:
     for name, kind in (("text.png", ImageFileError), ("absent.png", InputError), ("pipe.mp4", InputError), (".", InputError)):
         with pytest.raises(kind):
             open_frame_source(tmp_path / name, (64, 48))
-    with pytest.raises(InputError):
+    with pytest.raises(UsageError, match=r"^http://127.0.0.1:9/film.mp4 is on the web, and nothing is downloaded"):
         open_frame_source("http://127.0.0.1:9/film.mp4", (64, 48))
     with pytest.raises(UsageError, match="not both"):
         open_frame_source(tmp_path / "text.png", (64, 48), camera=0)

@@ -66,6 +66,17 @@ def test_opening_needs_no_reference(bundle: Bundle, gpu: FakeGpu, monkeypatch: p
 
 
 @everywhere
+def test_a_worker_opens_the_plan_of_its_job(bundle: Bundle, gpu: FakeGpu) -> None:
+    build(bundle)
+    with opened(bundle) as engine:
+        digest = engine.plan_digest
+    with opened(bundle, plan=digest) as engine:
+        assert engine.plan_digest == digest
+    with pytest.raises(UnavailableError, match=rf"is the plan {digest[:16]}, and wanted is 0000000000000000"):
+        opened(bundle, plan="0" * 64).__enter__()
+
+
+@everywhere
 def test_a_refit_plan_serves_another_family_on_the_graph(gpu: FakeGpu, tmp_path: Path) -> None:
     """A refit plan serves every family on the graph; it is then compared anew."""
     case = CASES["bn"]()

@@ -15,6 +15,7 @@ import pytest
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.bundle.writer import store_calibration
 from dni_deploy.errors import BundleError, DniError, MismatchError, RefusedError, UsageError
+from dni_deploy.utils.trusted_users import find_trusted_users
 from engines.profile import Profile
 from engines.trt.network import Network
 from engines.trt.plan import (
@@ -283,6 +284,60 @@ def test_the_newest_fitting_plan_is_found(bundle: Bundle) -> None:
     assert find_plan(bundle, precision="fp32") == wide
     assert find_plan(bundle, precision="fp16") == half
     assert find_plan(bundle, InputsNetwork) is None
+
+
+def test_the_plan_that_a_job_names_is_found(bundle: Bundle) -> None:
+    made, half = plan(bundle), plan(bundle, precision="fp16", engine=b"other" * 100)
+    older, newer = write_plan(bundle, made), write_plan(bundle, half)
+    os.utime(older, (1, 1))
+    for wanted, path in ((made, older), (half, newer)):
+        match, _ = search_plans(bundle, digest=wanted.digest)
+        assert match is not None
+        assert match.path == path
+    match, rejected = search_plans(bundle, digest="f" * 64)
+    assert match is None
+    assert rejected == f"{newer.name} is the plan {half.digest[:16]}, and wanted is ffffffffffffffff"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives a file to another account")
+def test_a_plan_of_another_account_needs_trust_and_its_key(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The owner alone is not enough, since what an account unpacks belongs to it; nor is the key, whoever has the file."""
+    monkeypatch.setenv("DNI_CONFIG", str(tmp_path / "theirs"))
+    path = write_plan(bundle, plan(bundle))
+    path.chmod(0o644)
+    os.chown(path, 12345, -1)
+    monkeypatch.setenv("DNI_CONFIG", str(tmp_path / "ours"))
+    users = find_trusted_users(["12345", "23456"])
+    match, rejected = search_plans(bundle)
+    assert match is None
+    assert rejected == f"{path.name} belongs to user 12345, and a plan is a program: refused"
+    match, rejected = search_plans(bundle, users=users)
+    assert match is None
+    assert rejected == f"{path.name} is damaged, or was not written by user 12345, whose key is wanted"
+    key = users[0].key_path
+    assert key == tmp_path / "ours" / "trusted-keys" / "12345.key"
+    key.parent.mkdir(parents=True)
+    key.write_bytes((tmp_path / "theirs" / "derived-files.key").read_bytes())
+    key.chmod(0o600)
+    match, _ = search_plans(bundle, users=users)
+    assert match is not None
+    assert read_plan(match.path, match.identity, users) == plan(bundle)
+    assert find_plan(bundle) is None
+    with pytest.raises(RefusedError, match="belongs to user 12345"):
+        read_plan(path, here(bundle))
+    key.chmod(0o666)
+    assert search_plans(bundle, users=users)[0] is None
+    key.chmod(0o600)
+    for owner in (0, 23456, 34567):
+        os.chown(path, owner, -1)
+        assert search_plans(bundle, users=users)[0] is None
+    os.chown(path, 12345, -1)
+    path.chmod(0o664)
+    assert search_plans(bundle, users=users)[0] is None
+    path.chmod(0o644)
+    assert search_plans(bundle, users=users)[0] is not None
 
 
 @pytest.mark.parametrize("gpu", ["10.16"], indirect=True)
