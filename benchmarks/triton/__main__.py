@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,11 +40,13 @@ from dni_deploy.session.session import Session, open_session
 RESULT_PATH = ROOT / "benchmarks" / "results" / "triton.json"
 MODEL = "denoise"
 CLIENTS = 16
-BLOCKS = 10
+BLOCKS = 20
 HEIGHT_PX, WIDTH_PX = 32, 48
 KILLS = 3
 WATCH_INTERVAL_S = 2.0
 RECOVERY_TIMEOUT_S = 60.0
+ANSWERS_UNDER_WAY_S = 0.5
+"""After a kill, an answer that was under way may still arrive; a new process takes longer than this."""
 
 Block = tuple[float, list[float], int]
 """Seconds of a block, those of each request, and how many outputs were wrong."""
@@ -151,52 +153,49 @@ def measure_cpu_seconds(server: TritonServer) -> float:
     return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
-def kill_processes(server: TritonServer, probe_path: Path, frame: Frame, load: int) -> dict[str, Any]:
+def kill_processes(server: TritonServer, probe_path: Path, frame: Frame, clients: int) -> dict[str, Any]:
     """Kills the model's process again and again, while the shipped watch runs, and times how long no request is answered.
 
     Args:
         server: The server.
         probe_path: The model's probe.py.
         frame: What is asked for.
-        load: Number of other clients, which ask on and on.
+        clients: Number of clients, which ask on and on.
 
     Returns:
-        Seconds of each kill, and what the probe and Triton itself said meanwhile.
+        Seconds from each kill to the next right answer, and what the probe and Triton itself said meanwhile.
     """
     command = [sys.executable, "-I", os.fspath(probe_path), "--server", f"http://{server.http}"]
-    recoveries, probes, ready = [], [], []
-    stop = threading.Event()
-    threads = [threading.Thread(target=ask_until, args=(server, frame, stop)) for _ in range(load)]
-    for thread in threads:
-        thread.start()
     with Client("http", server.http, MODEL) as client:
         expected = client.ask(frame, 0.5).output
-        for _ in range(KILLS):
-            os.kill(server.list_stubs(MODEL)[0], signal.SIGKILL)
-            killed = time.monotonic()
-            watch = subprocess.Popen([*command, "--watch", str(WATCH_INTERVAL_S)], stdout=subprocess.DEVNULL)
-            ready.append(bool(client.connection.is_model_ready(MODEL)))
-            try:
-                while time.monotonic() - killed < RECOVERY_TIMEOUT_S:
-                    with suppress(Exception):  # the clients' errors have no class in common
-                        if np.array_equal(client.ask(frame, 0.5).output, expected):
-                            break
-                    time.sleep(0.1)
-            finally:
-                watch.terminate()
-                watch.wait()
-            recoveries.append(round(time.monotonic() - killed, 2))
-        os.kill(server.list_stubs(MODEL)[0], signal.SIGKILL)
+        ready, recoveries, probes = [], [], []
+        stop, answers = threading.Event(), [time.monotonic()]
+        threads = [threading.Thread(target=ask_until, args=(server, frame, expected, stop, answers)) for _ in range(clients)]
+        watch = subprocess.Popen([*command, "--watch", str(WATCH_INTERVAL_S)], stdout=subprocess.DEVNULL)
+        try:
+            for thread in threads:
+                thread.start()
+            for _ in range(KILLS):
+                time.sleep(WATCH_INTERVAL_S)
+                killed = kill_process(server)
+                ready.append(bool(client.connection.is_model_ready(MODEL)))
+                while answers[-1] < killed + ANSWERS_UNDER_WAY_S and time.monotonic() < killed + RECOVERY_TIMEOUT_S:
+                    time.sleep(0.05)
+                recoveries.append(round(answers[-1] - killed, 2))
+        finally:
+            watch.terminate()
+            watch.wait()
+        kill_process(server)
         for _ in range(2):
             probe = subprocess.run(command, capture_output=True, text=True, check=False)
             probes.append([probe.returncode, probe.stdout.strip()])
             client.connection.unload_model(MODEL)
             client.connection.load_model(MODEL)
-    stop.set()
-    for thread in threads:
-        thread.join()
+        stop.set()
+        for thread in threads:
+            thread.join()
     return {
-        "other clients": load,
+        "clients": clients,
         "watch interval, s": WATCH_INTERVAL_S,
         "seconds to the next right answer": recoveries,
         "the probe, dead and loaded again": probes,
@@ -204,14 +203,23 @@ def kill_processes(server: TritonServer, probe_path: Path, frame: Frame, load: i
     }
 
 
-def ask_until(server: TritonServer, frame: Frame, stop: threading.Event) -> None:
-    """Asks on and on, whatever the answer is."""
+def kill_process(server: TritonServer) -> float:
+    """Kills the model's newest process; returns when."""
+    os.kill(server.list_stubs(MODEL)[-1], signal.SIGKILL)
+    return time.monotonic()
+
+
+def ask_until(server: TritonServer, frame: Frame, expected: Frame, stop: threading.Event, answers: list[float]) -> None:
+    """Asks on and on, and notes when an answer was right."""
     with Client("grpc", server.grpc, MODEL) as client:
         while not stop.is_set():
             try:
-                client.ask(frame, 0.5)
+                output = client.ask(frame, 0.5).output
             except Exception:  # the clients' errors have no class in common
-                time.sleep(0.01)
+                time.sleep(0.05)
+            else:
+                if np.array_equal(output, expected):
+                    answers.append(time.monotonic())
 
 
 @click.command(help=__doc__)
@@ -244,7 +252,7 @@ def main(requests: int, output: str) -> None:
                 "load_before": round(os.getloadavg()[0], 2),
                 "viewers": compare_rates(server, session, frame, requests),
                 "killed": [
-                    kill_processes(server, folder / "models" / MODEL / "probe.py", frame, load) for load in (0, CLIENTS)
+                    kill_processes(server, folder / "models" / MODEL / "probe.py", frame, count) for count in (1, CLIENTS)
                 ],
             }
     write_result(output, result)

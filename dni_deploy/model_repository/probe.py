@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 DEFAULT_SERVER = "http://localhost:8000"
-DEFAULT_TIMEOUT_S = 5.0
+DEFAULT_TIMEOUT_S = 3.0
 LOAD_TIMEOUT_S = 600.0
 DEAD_STATUS, FULL_QUEUE_STATUS = 500, 503
 """HTTP status of a request to a Python process that has died, and of one that a full queue refuses."""
@@ -54,7 +54,11 @@ def count_instances(config: dict[str, Any]) -> int:
 
 
 def read_counts(model_url: str, timeout: float) -> tuple[int, int]:
-    """Reads how many requests to the model have had an answer and how many have failed; both 0 where the server does not say."""
+    """Reads how many requests to the model have had an answer and how many have failed; both 0 where the server does not say.
+
+    Nothing but a process that has died counts as a failure (2.51): what a full queue refuses counts as neither, what the model itself
+    refuses as an answer.
+    """
     try:
         rows = json.loads(send(f"{model_url}/stats", None, timeout)[1])["model_stats"]
         stats = [row["inference_stats"] for row in rows]

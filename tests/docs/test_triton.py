@@ -51,5 +51,5 @@ def test_the_probe_is_called_as_it_can_be(monkeypatch: pytest.MonkeyPatch, capsy
         probe.main()
     text = capsys.readouterr().out
     used = set(re.findall(r"(?:probe\.py[\w\"', ]*?|`)(--(?:watch|server|timeout)\b)", PAGE))
-    assert used == {"--watch", "--server"}
+    assert used == {"--watch", "--server", "--timeout"}
     assert all(option in text for option in used)
