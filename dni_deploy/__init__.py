@@ -34,6 +34,8 @@ if TYPE_CHECKING:  # what a type checker sees; importing the standard library's 
     from dni_deploy.api.serve import serve as serve
     from dni_deploy.api.slider import slider as slider
     from dni_deploy.api.sweep import sweep as sweep
+    from dni_deploy.api.sweep_images import SweepSettings as SweepSettings
+    from dni_deploy.api.sweep_images import sweep_images as sweep_images
     from dni_deploy.api.tune import tune as tune
     from dni_deploy.api.video import video as video
     from dni_deploy.api.video_shards import video_shard as video_shard
@@ -81,6 +83,7 @@ _NAMES_BY_MODULE = {
     "alpha.timeline": "AlphaSource AlphaTimeline",
     "api.build": "CalibrationOptions",
     "api.serve": "PreviewOptions",
+    "api.sweep_images": "SweepSettings sweep_images",
     "api.video_shards": "video_shard",
     "api.videos": "videos",
     "bundle.bundle": "Bundle",

@@ -33,6 +33,7 @@ OPTION_OBJECTS = {
     "preview": ("dni_deploy.api.serve", "PreviewOptions"),
     "encoder": ("dni_deploy.video_io.encoder", "EncoderOptions"),
     "job": ("dni_deploy.jobs.shard", "JobOptions"),
+    "sweep_settings": ("dni_deploy.api.sweep_images", "SweepSettings"),
     "input_options": ("dni_deploy.video_io.video_file", "InputOptions"),
 }
 """Parameter of a command -> module and class of the library that holds the command line's values for its fields."""
@@ -351,6 +352,14 @@ osc_map = click.option(
 force = click.option(
     "--force", is_flag=True, allow_from_autoenv=False, help="Replace an output that exists."
 )  # a variable that is left set would replace files unasked
+workers = click.option(
+    "--workers",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Number of processes that share the images; each has its part of the processor cores.",
+)
 tile = click.option(
     "--tile", type=click.IntRange(16, 2**16), metavar="PIXELS", help="Process in square tiles of this many input pixels."
 )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, TypeVar
 
-from dni_deploy.errors import DniError
+from dni_deploy.errors import ERROR_BY_KIND, DniError
 
 
 class JobUnit(Protocol):
@@ -39,6 +39,15 @@ class UnitError:
     message: str
     exit_code: int
 
+    @classmethod
+    def from_error(cls, error: DniError) -> UnitError:
+        """Describes an error."""
+        return cls(error.kind, str(error), error.exit_code)
+
+    def to_error(self) -> DniError:
+        """Makes the error again, of its own class; of the base where no class has its name any more."""
+        return ERROR_BY_KIND.get(self.kind, DniError)(self.message)
+
 
 @dataclass(frozen=True)
 class UnitRow:
@@ -51,6 +60,7 @@ class UnitRow:
         seconds: Time it took.
         notes: What a user should know about it, one phrase each.
         error: Why it failed; None where it is done.
+        values: What was measured, as JSON values; None for a unit that writes files.
     """
 
     unit: str
@@ -59,6 +69,7 @@ class UnitRow:
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
     error: UnitError | None = None
+    values: Any = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the row as it is stored."""
@@ -79,6 +90,7 @@ class UnitRow:
             float(fields["seconds"]),
             tuple(str(note) for note in fields["notes"]),
             None if error is None else UnitError(str(error["kind"]), str(error["message"]), int(error["exit_code"])),
+            fields.get("values"),
         )
 
 
@@ -105,5 +117,5 @@ def run_unit(unit: UnitT, work: Callable[[UnitT], Sequence[str]], *, worker: str
     try:
         notes = work(unit)
     except DniError as error:
-        failure = UnitError(error.kind, str(error), error.exit_code)
+        failure = UnitError.from_error(error)
     return UnitRow(unit.id, worker, shard, round(time.perf_counter() - started, 3), tuple(notes), failure)
