@@ -104,7 +104,8 @@ def sweep(
     outputs = _check_outputs(output, html, plot, reference, steps, force)
     bundle = Bundle.ensure_open(bundle_path) if even else None
     source = read_image(image)
-    compared = TestImage.from_files(Path(image).name, source, None if reference is None else read_image(reference))
+    clean = None if reference is None else read_image(reference)
+    compared = TestImage.from_files(Path(image).name, source, clean)
     with open_session(bundle or bundle_path, options) as session:
         path = plan_alphas(len(session.members), steps)
         if bundle is not None:
@@ -132,7 +133,12 @@ def sweep(
         write_bytes_atomically(
             html,
             render_sweep_page(
-                frames, report, source.color.convert_for_screen(source.to_frame()), heading, labels.reference_psnrs
+                frames,
+                report,
+                source.color.convert_for_screen(source.to_frame()),
+                heading,
+                labels.reference_psnrs,
+                None if clean is None else clean.color.convert_for_screen(clean.to_frame()),
             ).encode(),
             force=force,
         )
