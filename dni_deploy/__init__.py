@@ -33,11 +33,13 @@ if TYPE_CHECKING:  # what a type checker sees; importing the standard library's 
     from dni_deploy.api.serve import PreviewOptions as PreviewOptions
     from dni_deploy.api.serve import serve as serve
     from dni_deploy.api.slider import slider as slider
+    from dni_deploy.api.status import status as status
     from dni_deploy.api.sweep import sweep as sweep
     from dni_deploy.api.sweep_images import SweepSettings as SweepSettings
     from dni_deploy.api.sweep_images import sweep_images as sweep_images
     from dni_deploy.api.tune import tune as tune
     from dni_deploy.api.video import video as video
+    from dni_deploy.api.video_cluster import video_on_cluster as video_on_cluster
     from dni_deploy.api.video_shards import video_shard as video_shard
     from dni_deploy.api.videos import videos as videos
     from dni_deploy.api.web import web as web
@@ -62,6 +64,8 @@ if TYPE_CHECKING:  # what a type checker sees; importing the standard library's 
     from dni_deploy.errors import UnavailableError as UnavailableError
     from dni_deploy.errors import UsageError as UsageError
     from dni_deploy.imaging.image_tasks import ImageFileOptions as ImageFileOptions
+    from dni_deploy.jobs.ray_options import RayOptions as RayOptions
+    from dni_deploy.jobs.shard import JobOptions as JobOptions
     from dni_deploy.notebook import widget as widget
     from dni_deploy.session.options import SessionOptions as SessionOptions
     from dni_deploy.session.session import Session as Session
@@ -84,6 +88,7 @@ _NAMES_BY_MODULE = {
     "api.build": "CalibrationOptions",
     "api.serve": "PreviewOptions",
     "api.sweep_images": "SweepSettings sweep_images",
+    "api.video_cluster": "video_on_cluster",
     "api.video_shards": "video_shard",
     "api.videos": "videos",
     "bundle.bundle": "Bundle",
@@ -94,6 +99,8 @@ _NAMES_BY_MODULE = {
     "errors": "DniError UsageError CoefficientsError InputError CheckpointError BundleError ImageFileError MismatchError "
     "RefusedError LimitError UnavailableError PartialResultError BusyError EngineError",
     "imaging.image_tasks": "ImageFileOptions",
+    "jobs.ray_options": "RayOptions",
+    "jobs.shard": "JobOptions",
     "notebook": "widget",
     "session.options": "SessionOptions",
     "session.session": "Session open_session",
@@ -104,7 +111,7 @@ _NAMES_BY_MODULE = {
     "video_io.video_file": "InputOptions",
 }
 _COMMAND_FUNCTIONS = (  # one per command
-    "bench build check demo doctor export filter inspect calibrate refit run serve slider sweep tune video web"
+    "bench build check demo doctor export filter inspect calibrate refit run serve slider status sweep tune video web"
 )
 _MODULE_BY_NAME = {
     **{name: f"dni_deploy.{module}" for module, names in _NAMES_BY_MODULE.items() for name in names.split()},

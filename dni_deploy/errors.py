@@ -136,15 +136,6 @@ class EngineError(DniError):
     exit_code = 11
 
 
-ERROR_BY_KIND: dict[str, type[DniError]] = {
-    error.kind: error
-    for error in (
-        UsageError, CoefficientsError, InputError, CheckpointError, BundleError, ImageFileError, MismatchError, RefusedError,
-        LimitError, UnavailableError, PartialResultError, BusyError, EngineError,
-    )
-}  # fmt: skip
-"""The class of each kind, for an error that another process met."""
-
 _UNSAFE_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 

@@ -27,7 +27,8 @@ from PIL import Image
 
 from benchmarks.result_file import describe_run, write_result
 from benchmarks.samples import ROOT, write_compact_bundle
-from dni_deploy.api.run_images import ImageRenderer, ImageResult
+from dni_deploy.api.run_images import ImageWorker, ImageWorkerFactory
+from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.imaging.frames import to_network
 from dni_deploy.imaging.image_file import read_image
 from dni_deploy.imaging.image_formats import IMAGE_FORMATS
@@ -119,8 +120,9 @@ def compare_run(folder: Path, width: int, depth: int, part: int) -> dict[str, An
             def run_block(block: int) -> None:
                 output = folder / f"out-{width}-{file_format}-{block}"
                 plan = plan_image_tasks(list_images(folder / "in" / str(block))[::part], output, options)
-                results = list(ImageRenderer(session, plan, options).process_all())
-                assert all(isinstance(result, ImageResult) for result in results)
+                factory = ImageWorkerFactory(bundle=Bundle.open(bundle_path), file_options=options)
+                rows = list(ImageWorker(session, factory).run_units(plan.tasks))
+                assert all(row.error is None for row in rows)
 
             return run_block
 

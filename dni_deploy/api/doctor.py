@@ -51,6 +51,7 @@ REPORTED_PACKAGES = (
     ("tifffile", "images of more than 8 bits"),
     ("ipywidgets", "the slider in a notebook"),
     ("vapoursynth", "scripts of VapourSynth"),
+    ("ray", "jobs on a Ray cluster"),
 )
 """Distribution and what it opens."""
 
@@ -64,6 +65,7 @@ PACKAGES_BY_EXTRA: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "report": ("For plots", ("matplotlib",)),
     "deep": ("For images of 16 bits and floats", ("imagecodecs", "tifffile")),
     "notebook": ("For the slider in a notebook", ("ipywidgets",)),
+    "ray": ("For jobs on a Ray cluster", ("ray",)),
     "spandrel": ("To export 42 more architectures", ("torch", "onnxscript", "spandrel")),
     "vapoursynth": ("For scripts of VapourSynth, with Python 3.12 or newer", ("vapoursynth",)),
 }

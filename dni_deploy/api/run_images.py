@@ -7,14 +7,18 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
+from dni_deploy.alpha.coefficients import Coefficients
+from dni_deploy.blending.group_rules import AppliedRule, Rule
+from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import DniError, InputError, LimitError, UsageError, escape_name
 from dni_deploy.imaging.frames import WHITE_LEVELS, AnyFrame
 from dni_deploy.imaging.image_file import (
@@ -27,14 +31,19 @@ from dni_deploy.imaging.image_file import (
 )
 from dni_deploy.imaging.image_formats import FORMAT_BY_SUFFIX, ImageFormat
 from dni_deploy.imaging.image_limits import BYTES_PER_OUTPUT_PIXEL, check_image_size
-from dni_deploy.imaging.image_tasks import FALLBACK_SUFFIX, ImageFileOptions, ImagePlan, ImageTask
+from dni_deploy.imaging.image_tasks import FALLBACK_SUFFIX, ImageFileOptions, ImageTask, make_unit_id
 from dni_deploy.imaging.metadata import NO_METADATA
 from dni_deploy.imaging.resize import resize_frame
 from dni_deploy.imaging.tiling import count_tiles, run_tiled
-from dni_deploy.session.session import Session
-from dni_deploy.spatial.render import AlphaMapRenderer, AlphaMapStats
-from dni_deploy.utils.atomic_write import write_bytes_atomically
-from dni_deploy.utils.hardware import available_memory_bytes, count_cores
+from dni_deploy.jobs.job_folder import JobFolder
+from dni_deploy.jobs.manifest import RowWriter
+from dni_deploy.jobs.unit import UnitOutput, UnitResult, UnitRow, WorkerName, make_worker_name, run_unit
+from dni_deploy.session.options import SessionOptions
+from dni_deploy.session.session import Session, open_session
+from dni_deploy.spatial.alpha_map import AlphaMap, AlphaMapOptions
+from dni_deploy.spatial.render import AlphaMapRange, AlphaMapRenderer, AlphaMapStats
+from dni_deploy.utils.atomic_write import DiskFullError, write_bytes_atomically
+from dni_deploy.utils.hardware import available_memory_bytes, count_cores, cpu_name
 from dni_deploy.utils.overlap import run_overlapped
 from dni_deploy.utils.progress import OptionalProgress, report_progress
 from engines.interface import FRAMES_IN_FLIGHT
@@ -49,13 +58,13 @@ ASSUMED_MEMORY_BYTES = 8 << 30
 """Where the system does not tell."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageResult:
     """One processed image.
 
     Attributes:
-        source: The image that was read.
-        output: The file that was written.
+        task: The image, and where it was to be written.
+        output_name: Name of the file that was written, in the task's folder.
         width: Width of the output in pixels.
         height: Height of the output in pixels.
         tiles: Number of tiles; with an alpha map the number of its pieces.
@@ -64,14 +73,47 @@ class ImageResult:
         alpha_map: Statistics of the alpha map; None without one.
     """
 
-    source: str
-    output: str
+    task: ImageTask  # and no paths: of 100,000 results, these would take most of the memory
+    output_name: str
     width: int
     height: int
     tiles: int
     seconds: float
     notes: tuple[str, ...]
     alpha_map: AlphaMapStats | None = None
+
+    @classmethod
+    def from_row(cls, row: UnitRow, task: ImageTask) -> ImageResult:
+        """Reads the result of a unit that is done."""
+        details = row.details
+        stats = details.get("alpha_map")
+        name = task.output_name if row.output is None else row.output.path.rpartition("/")[2]
+        return cls(
+            task=task,
+            output_name=task.output_name if name == task.output_name else name,
+            width=details["width"],
+            height=details["height"],
+            tiles=details["tiles"],
+            seconds=details["network_seconds"],
+            notes=row.notes,
+            alpha_map=None if stats is None else AlphaMapStats(**stats),
+        )
+
+    @property
+    def source(self) -> str:
+        """The image that was read."""
+        return self.task.source
+
+    @property
+    def output(self) -> str:
+        """The file that was written."""
+        return os.path.join(self.task.output_folder, self.output_name)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the result as `--json` prints it."""
+        fields = asdict(self)
+        del fields["task"], fields["output_name"]
+        return {"source": self.source, "output": self.output, **fields}
 
 
 @dataclass(frozen=True)
@@ -108,8 +150,86 @@ class _StoppedError(Exception):
     """The run ends before this image is done."""
 
 
-class ImageRenderer:
-    """Processes the images of a plan.
+@dataclass(frozen=True)
+class ImageWorkerDescription:
+    """What an image worker is. It can be pickled.
+
+    Attributes:
+        engine: Name of the engine.
+        engine_reason: Why this engine was chosen.
+        alpha: The alpha; with an alpha map, where the map is black.
+        alpha_white: The alpha where the alpha map is white; None without a map.
+        rules: The rules for groups of weights.
+        applied_rules: The same, with the number of weights that each applies to.
+        notes: Sentences for the user.
+    """
+
+    engine: str
+    engine_reason: str
+    alpha: Coefficients
+    alpha_white: Coefficients | None = None
+    rules: tuple[Rule, ...] = ()
+    applied_rules: tuple[AppliedRule, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageWorkerFactory:
+    """Paths and options of a process that does images.
+
+    Attributes:
+        bundle: The bundle.
+        alpha: The alpha; with an alpha map, that of black.
+        map_options: The alpha map; None without one.
+        session_options: Options of the session.
+        file_options: How outputs are sized and encoded.
+        tile: Side of the tiles in input pixels; None: tiles of at most 512 output pixels.
+        overlap: Number of input pixels that tiles share; None: the network's radius.
+        in_folder: The outputs have chosen their names themselves, and may become another format.
+        force: Replace outputs that exist.
+        job: The job, in whose folder rows are written, and whose own outputs are replaced; None without a job.
+        shard: As Shard formats itself; "" without shards.
+    """
+
+    bundle: Bundle
+    alpha: Any = None
+    map_options: AlphaMapOptions | None = None
+    session_options: SessionOptions = field(default_factory=SessionOptions)
+    file_options: ImageFileOptions = field(default_factory=ImageFileOptions)
+    tile: int | None = None
+    overlap: int | None = None
+    in_folder: bool = True
+    force: bool = False
+    job: JobFolder | None = None
+    shard: str = ""
+
+    def open_worker(self) -> ImageWorker:
+        """Opens a worker in this process.
+
+        Raises:
+            UsageError: The job was begun with another engine.
+            DniError: As `open_session` and `AlphaMap.read` raise.
+        """
+        options = self.map_options
+        mask = None if options is None else AlphaMap.read(options.mask)
+        session = open_session(self.bundle, self.session_options, alpha=self.alpha)
+        try:
+            if self.job is not None:
+                self.job.check_engine({"engine": [session.engine.name, self.session_options.precision]})
+            if options is None or mask is None:
+                return ImageWorker(session, self)
+            ends = AlphaMapRange.from_options(session, self.alpha, options.white)
+            return ImageWorker(session, self, AlphaMapRenderer(session, options, mask, ends), ends)
+        except BaseException:
+            session.close()
+            raise
+
+
+class ImageWorker:
+    """Does images: each is read, rendered, encoded and written, several at once, so that these overlap.
+
+    Attributes:
+        description: What the worker is.
 
     Thread safety: one thread at a time; it uses threads of its own.
     """
@@ -117,51 +237,63 @@ class ImageRenderer:
     def __init__(
         self,
         session: Session,
-        plan: ImagePlan,
-        options: ImageFileOptions,
-        *,
-        tile: int | None = None,
-        overlap: int | None = None,
+        factory: ImageWorkerFactory,
         map_renderer: AlphaMapRenderer | None = None,
-        force: bool = False,
+        map_range: AlphaMapRange | None = None,
     ) -> None:
         """Keeps the arguments.
 
         Args:
-            session: Renders the images.
-            plan: The images.
-            options: How outputs are sized and encoded.
-            tile: Side of the tiles in input pixels; None: tiles of at most 512 output pixels.
-            overlap: Number of input pixels that tiles share; None: the network's radius.
+            session: Renders the images; the worker closes it.
+            factory: The options.
             map_renderer: Renders the images with an alpha map.
-            force: Replace outputs that exist.
+            map_range: The alphas where that is black and white.
         """
-        self._done = 0
-        self._session, self._plan, self._options, self._force = session, plan, options, force
-        self._tile, self._overlap, self._map_renderer = tile, overlap, map_renderer
+        self._session, self._factory, self._options = session, factory, factory.file_options
+        self._tile, self._overlap, self._map_renderer = factory.tile, factory.overlap, map_renderer
         self._stopping = threading.Event()
         self._progress_lock, self._map_lock = threading.Lock(), threading.Lock()
+        self._done = self._total = 0
+        self.description = _describe(session, map_range)
+        self._name = WorkerName(make_worker_name(), factory.shard, session.engine.name, cpu_name())
+        self._rows = None if factory.job is None else RowWriter(factory.job.path, self._name.worker)
 
-    def process_all(self, progress: OptionalProgress = None) -> Generator[ImageResult | ImageFailure, None, None]:
-        """Processes the images of the plan, several at once, so that reading, the network and writing overlap.
+    def close(self) -> None:
+        """Closes the session and the file of rows."""
+        if self._rows is not None:
+            self._rows.close()
+        self._session.close()
+
+    def run_units(self, units: Iterable[ImageTask], progress: OptionalProgress = None) -> Generator[UnitRow, None, None]:
+        """Does images, several at once.
 
         An error belongs to its image, and the others are processed. Ctrl-C leaves only whole files.
 
         Args:
-            progress: Called with the number of images that are done or have failed, from any thread, one at a time.
+            units: The images.
+            progress: Called with the number of images that are done or have failed, from any thread, one at a time; also within
+                an image with an alpha map.
 
         Yields:
-            What became of each image, in their order.
+            A row for each image, in their order.
+
+        Raises:
+            DiskFullError: There is no room.
+            InputError: The rows cannot be written.
         """
-        tasks = self._plan.tasks
+        tasks = units if isinstance(units, Sequence) else list(units)
+        if not tasks:
+            return
+        self._done, self._total = 0, len(tasks)
+        self._stopping.clear()
         self._report(progress, tasks[0].source_name)
         if len(tasks) == 1:  # in the caller's thread, which Ctrl-C interrupts
-            yield self._process_or_fail(tasks[0], progress)
+            yield self._run_unit(tasks[0], progress)
             return
         futures = run_overlapped(
-            lambda task: self._process_or_fail(task, progress),
+            lambda task: self._run_unit(task, progress),
             tasks,
-            threads=min(FRAMES_IN_FLIGHT + count_cores(), MAX_THREADS),
+            threads=min(FRAMES_IN_FLIGHT + (self._factory.session_options.threads or count_cores()), MAX_THREADS),
             measure_bytes=self._estimate_bytes,
             max_bytes=(available_memory_bytes() or ASSUMED_MEMORY_BYTES) // MEMORY_FRACTION,
             stopping=self._stopping,
@@ -172,7 +304,7 @@ class ImageRenderer:
                 yield future.result()
 
     def _report(self, progress: OptionalProgress, what: str) -> None:
-        report_progress(progress, self._done, len(self._plan.tasks), what)
+        report_progress(progress, self._done, self._total, what)
 
     def _estimate_bytes(self, task: ImageTask) -> int:
         """Estimates what an image takes from its header; 0 for one that cannot be read, whose error comes later."""
@@ -185,29 +317,33 @@ class ImageRenderer:
         output_pixels = max(width * height * scale * scale, target[0] * target[1])
         return (width * height + output_pixels) * BYTES_PER_OUTPUT_PIXEL[dtype]
 
-    def _process_or_fail(self, task: ImageTask, progress: OptionalProgress) -> ImageResult | ImageFailure:
-        result: ImageResult | ImageFailure
-        try:
-            result = self._process(task, progress)
-        except DniError as error:
-            result = ImageFailure(task.source, error)
-        except OSError as error:
-            reason = InputError(f"{escape_name(error.filename or task.output)}: {error.strerror}.")
-            result = ImageFailure(task.source, reason)
-        except MemoryError:
-            name = escape_name(task.source)
-            result = ImageFailure(
-                task.source, LimitError(f"{name} needs more memory than is free; smaller tiles need less (--tile).")
-            )
+    def _run_unit(self, task: ImageTask, progress: OptionalProgress) -> UnitRow:
+        row = run_unit(task, lambda unit: self._process_readably(unit, progress), self._name)
+        if row.error is not None:
+            if isinstance(row.error.exception, DiskFullError):
+                raise row.error.exception
+            row = replace(row, details={"source": task.source})
+        if self._rows is not None:
+            self._rows.append(row)
         with self._progress_lock:
             self._done += 1
             self._report(progress, task.source_name)
-        return result
+        return row
 
-    def _process(self, task: ImageTask, progress: OptionalProgress) -> ImageResult:
+    def _process_readably(self, task: ImageTask, progress: OptionalProgress) -> UnitResult:
+        try:
+            return self._process(task, progress)
+        except OSError as error:
+            raise InputError(f"{escape_name(error.filename or task.output)}: {error.strerror}.") from error
+        except MemoryError as error:
+            name = escape_name(task.source)
+            raise LimitError(f"{name} needs more memory than is free; smaller tiles need less (--tile).") from error
+
+    def _process(self, task: ImageTask, progress: OptionalProgress) -> UnitResult:
         self._check_running()
         os.makedirs(task.output_folder or ".", exist_ok=True)
         limit = self._options.max_pixels
+        source_state = read_source_state(task.source)
         image = read_image(task.source, scale=self._session.signature.scale, max_pixels=limit)
         if self._options.strip:
             image = replace(image, metadata=NO_METADATA)
@@ -223,18 +359,27 @@ class ImageRenderer:
         self._check_running()
         data = encode_image(encodable.image, encodable.image_format, self._make_encoder_options(encodable.image_format))
         self._check_running()
-        write_bytes_atomically(encodable.path, data, force=self._force)
+        write_bytes_atomically(encodable.path, data, force=self._may_replace(encodable.path))
         log.debug("%s: %d tiles in %.3f s", task.source, rendered.tiles, rendered.seconds)
-        return ImageResult(
-            source=task.source,
-            output=encodable.path,
-            width=pixels.shape[1],
-            height=pixels.shape[0],
-            tiles=rendered.tiles,
-            seconds=rendered.seconds,
-            notes=encodable.image.notes,
-            alpha_map=rendered.map_stats,
-        )
+        details: dict[str, Any] = {
+            "source": task.source,
+            "source_state": source_state,
+            "width": pixels.shape[1],
+            "height": pixels.shape[0],
+            "tiles": rendered.tiles,
+            "network_seconds": round(rendered.seconds, 6),
+        }
+        if rendered.map_stats is not None:
+            details["alpha_map"] = asdict(rendered.map_stats)
+        unit_path = make_unit_id(task.relative_folder, os.path.basename(encodable.path))
+        output = UnitOutput(unit_path, len(data), sha256(data).hexdigest())
+        return UnitResult(encodable.image.notes, output, details)
+
+    def _may_replace(self, path: str) -> bool:
+        """Tells whether what may be at a path is replaced: where that was asked for, and what this job has made."""
+        if self._factory.force or self._factory.job is None:
+            return self._factory.force
+        return is_own_output(path, self._factory.job.started_ns)
 
     def _check_running(self) -> None:
         if self._stopping.is_set():
@@ -279,15 +424,15 @@ class ImageRenderer:
         ):
             image = replace(image, alpha=None)  # opaque everywhere
         source_suffix = os.path.splitext(task.source_name)[1]
-        if self._plan.folder is not None and self._options.image_format is None and suffix != source_suffix.lower():
+        if self._factory.in_folder and self._options.image_format is None and suffix != source_suffix.lower():
             image = add_note(image, f"written as {suffix}, since {source_suffix or 'a name without a suffix'} is not written")
-        fallback = self._plan.find_fallback(task)
+        fallback = task.fallback if self._factory.in_folder else None
         try:
             return _Encodable(task.output, require_format(task.output, image), image)
         except (UsageError, LimitError) as error:
             if fallback is None:
                 raise
-            if self._plan.has_output(fallback):
+            if task.is_fallback_taken:
                 raise type(error)(f"{error} {escape_name(fallback)} is the output of another image.") from None
         misses_transparency = image.alpha is not None and not own_format.has_transparency
         lack = "has no transparency" if misses_transparency else f"holds at most {own_format.max_side_px} pixels a side"
@@ -298,6 +443,36 @@ class ImageRenderer:
         if self._options.quality is None or image_format.lossy_options is None:
             return {}
         return {**image_format.lossy_options, "quality": self._options.quality}
+
+
+def _describe(session: Session, map_range: AlphaMapRange | None) -> ImageWorkerDescription:
+    rules = session.rules
+    return ImageWorkerDescription(
+        session.engine.name,
+        session.engine_reason,
+        alpha=session.alpha if map_range is None else map_range.black,
+        alpha_white=None if map_range is None else map_range.white,
+        rules=() if rules is None else tuple(rules.rules),
+        applied_rules=() if rules is None else rules.describe_rules(),
+        notes=() if rules is None else rules.describe_split_norms(),
+    )
+
+
+def read_source_state(path: str) -> str | None:
+    """Reads what tells that an image was changed, size and modification time; None where it cannot be read."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return f"{status.st_size} bytes, {status.st_mtime_ns} ns"
+
+
+def is_own_output(path: str, job_started_ns: int) -> bool:
+    """Tells whether nothing is at a path, or what this job has made: nothing else may appear there after it began."""
+    try:
+        return os.lstat(path).st_mtime_ns >= job_started_ns
+    except OSError:
+        return True
 
 
 def add_note(image: ImageFile, note: str) -> ImageFile:

@@ -5,17 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from dni_deploy.api.cluster_workers import (
+    adapt_session_options,
+    make_bundle_absolute,
+    make_path_absolute,
+    open_workers,
+    require_ray,
+)
 from dni_deploy.api.sweep_path import Coefficients, check_steps, measure_path, plan_alphas, plan_even_steps
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import DniError, PartialResultError, UsageError, escape_name
 from dni_deploy.imaging.image_pairs import ImagePair, name_images, pair_with_references
 from dni_deploy.imaging.image_paths import Paths
 from dni_deploy.imaging.metrics.registry import find_metric
-from dni_deploy.jobs.local_pool import open_pool
-from dni_deploy.jobs.unit import UnitError, UnitRow, make_worker_name, run_unit
+from dni_deploy.jobs.pool import UnitWorker
+from dni_deploy.jobs.ray_options import RayOptions
+from dni_deploy.jobs.unit import UnitError, UnitResult, UnitRow, WorkerName, make_worker_name, run_unit
 from dni_deploy.reports.sweep import ImageScores, SweepReport, find_best_point, summarize_points
 from dni_deploy.session.options import SessionOptions
 from dni_deploy.session.session import Session, open_session
@@ -68,13 +76,13 @@ class SweepWorkerFactory:
     """Opens what measures units, in whichever process.
 
     Attributes:
-        bundle: Path of the bundle.
+        bundle: The bundle.
         path: The alphas.
         settings: What is measured.
         options: Options of the session.
     """
 
-    bundle: str
+    bundle: Bundle
     path: tuple[Coefficients, ...]
     settings: SweepSettings
     options: SessionOptions
@@ -100,46 +108,41 @@ class SweepWorker:
         """
         self._factory, self._session = factory, session
         self._metrics = [find_metric(name) for name in factory.settings.metrics]
-        self._name = make_worker_name()
+        self._name = WorkerName(make_worker_name(), engine=session.engine.name)
 
     def run_units(self, units: Iterable[SweepUnit]) -> Iterator[UnitRow]:
         """Measures units and yields a row for each, in their order; an image that fails is an entry of its row."""
         for unit in units:
-            values: dict[str, Any] = {
-                "engine": self._session.engine.name,
-                "engine_reason": self._session.engine_reason,
-                "change_seconds": [],
-                "images": [None] * len(unit.pairs),
-            }
-
-            def measure(unit: SweepUnit, values: dict[str, Any] = values) -> tuple[str, ...]:
-                self._measure_images(unit.pairs, values)
-                return ()
-
-            yield replace(run_unit(unit, measure, worker=self._name), values=values)
+            yield run_unit(unit, self._measure_unit, self._name)
 
     def close(self) -> None:
         """Closes the session."""
         self._session.close()
 
-    def _measure_images(self, pairs: Sequence[ImagePair], values: dict[str, Any]) -> None:
+    def _measure_unit(self, unit: SweepUnit) -> UnitResult:
         scale = self._session.signature.scale
+        details: dict[str, Any] = {
+            "engine_reason": self._session.engine_reason,
+            "change_seconds": [],
+            "images": [None] * len(unit.pairs),
+        }
         held: dict[int, TestImage] = {}
         pixels = 0
-        for index, pair in enumerate(pairs):
+        for index, pair in enumerate(unit.pairs):
             try:
                 held[index] = read_test_image(pair, self._session.signature)
             except DniError as error:
-                values["images"][index] = _describe_failure(pair.name, error)
+                details["images"][index] = _describe_failure(pair, UnitError.from_error(error))
                 continue
             height, width = held[index].frame.shape[:2]
             pixels += height * width * scale * scale
             if pixels > MAX_HELD_PIXELS:
-                self._measure_held(held, values)
+                self._measure_held(held, unit, details)
                 held, pixels = {}, 0
-        self._measure_held(held, values)
+        self._measure_held(held, unit, details)
+        return UnitResult(details=details)
 
-    def _measure_held(self, held: dict[int, TestImage], values: dict[str, Any]) -> None:
+    def _measure_held(self, held: dict[int, TestImage], unit: SweepUnit, details: dict[str, Any]) -> None:
         if not held:
             return
         settings = self._factory.settings
@@ -152,11 +155,13 @@ class SweepWorker:
             overlap=settings.overlap,
         )
         scores = iter(result.scores)
-        for position, (index, image) in enumerate(held.items()):
+        for position, index in enumerate(held):
             failure = result.failures.get(position)
-            values["images"][index] = asdict(next(scores)) if failure is None else _describe_failure(image.name, failure)
+            details["images"][index] = (
+                asdict(next(scores)) if failure is None else _describe_failure(unit.pairs[index], UnitError.from_error(failure))
+            )
         if result.scores:
-            values["change_seconds"].append(result.change_seconds)
+            details["change_seconds"].append(result.change_seconds)
 
 
 def sweep_images(
@@ -169,7 +174,7 @@ def sweep_images(
     table: str | os.PathLike[str] | None = None,
     plot: str | os.PathLike[str] | None = None,
     options: SessionOptions | None = None,
-    workers: int = 1,
+    ray_options: RayOptions | None = None,
     force: bool = False,
     progress: OptionalProgress = None,
 ) -> SweepReport:
@@ -184,7 +189,7 @@ def sweep_images(
         table: A table to write: .csv, a row for each image at each alpha, and for the mean at each alpha.
         plot: A plot of the mean PSNR to write: .png, .svg or .pdf.
         options: Options of the session.
-        workers: Number of processes; with several, each has its part of the processor cores.
+        ray_options: Whether workers on a Ray cluster share the images; None: this process measures them.
         force: Replace files that exist.
         progress: Called with the images done.
 
@@ -204,15 +209,20 @@ def sweep_images(
     for name in settings.metrics:
         find_metric(name)
     pairs = pair_with_references(name_images(images, recursive=recursive), reference, recursive=recursive)
-    bundle = Bundle.ensure_open(bundle_path)
+    bundle, options = Bundle.ensure_open(bundle_path), options or SessionOptions()
+    if ray_options is not None and ray_options.ray is not None:
+        require_ray()
+        bundle, options = make_bundle_absolute(bundle), adapt_session_options(options, ray_options)
+        pairs = [make_pair_absolute(pair) for pair in pairs]
     path = plan_alphas(len(bundle.members), settings.steps)
     if settings.even:
         path = plan_even_steps(bundle, path)
-    factory = SweepWorkerFactory(
-        os.fspath(bundle.path), tuple(path), settings, (options or SessionOptions()).share_cores(workers)
-    )
-    rows = _measure_pairs(factory, pairs, workers, progress)
-    report = _make_report(bundle.members, path, rows, files)
+    factory = SweepWorkerFactory(bundle, tuple(path), settings, options)
+    units = make_units(pairs)
+    report_progress(progress, 0, len(pairs), f"{len(path)} alphas each")
+    with closing(open_workers(factory, ray_options, bundle=bundle, engine=options.engine, progress=progress)) as pool:
+        rows = _measure_units(pool, units, progress)
+    report = _make_report(bundle.members, path, rows, units, files)
     if table is not None:
         write_bytes_atomically(table, report.format_table().encode("utf-8", "surrogateescape"), force=force)
     if plot is not None:
@@ -239,51 +249,60 @@ def _check_outputs(table: str | os.PathLike[str] | None, plot: str | os.PathLike
     return check_outputs((table, plot), force)
 
 
-def _measure_pairs(
-    factory: SweepWorkerFactory, pairs: Sequence[ImagePair], workers: int, progress: OptionalProgress
-) -> list[UnitRow]:
-    """Measures all images and returns the rows in the order of the images, in whichever order they came."""
-    report_progress(progress, 0, len(pairs), f"{len(factory.path)} alphas each")
+def make_pair_absolute(pair: ImagePair) -> ImagePair:
+    """Returns a pair whose paths mean the same in every folder."""
+    reference = None if pair.reference is None else make_path_absolute(pair.reference)
+    return ImagePair(pair.name, make_path_absolute(pair.path), reference)
+
+
+def make_units(pairs: Sequence[ImagePair]) -> list[SweepUnit]:
+    """Splits images into units whose ids sort in the order of the images."""
+    return [
+        SweepUnit(f"{start:09d}", tuple(pairs[start : start + IMAGES_PER_UNIT]))
+        for start in range(0, len(pairs), IMAGES_PER_UNIT)
+    ]
+
+
+def _measure_units(pool: UnitWorker[SweepUnit], units: Sequence[SweepUnit], progress: OptionalProgress) -> list[UnitRow]:
+    """Measures all units and returns the rows in the order of the units, in whichever order they came."""
+    size_by_id = {unit.id: len(unit.pairs) for unit in units}
+    total, done = sum(size_by_id.values()), 0
     rows: list[UnitRow] = []
-    done = 0
-    with closing(open_pool(factory, workers)) as pool:
-        for row in pool.run_units(make_units(pairs)):
-            if row.error is not None:
-                raise row.error.to_error()
-            rows.append(row)
-            done += len(row.values["images"])
-            report_progress(progress, done, len(pairs), row.values["images"][-1]["name"])
+    for row in pool.run_units(units):
+        rows.append(row)
+        done += size_by_id[row.unit]
+        report_progress(progress, done, total, f"{row.seconds:.1f} s for the last {size_by_id[row.unit]}")
     return sorted(rows, key=lambda row: row.unit)
 
 
-def make_units(pairs: Sequence[ImagePair]) -> Iterator[SweepUnit]:
-    """Splits images into units whose ids sort in the order of the images."""
-    for start in range(0, len(pairs), IMAGES_PER_UNIT):
-        yield SweepUnit(f"{start:09d}", tuple(pairs[start : start + IMAGES_PER_UNIT]))
-
-
-def _describe_failure(name: str, error: DniError) -> dict[str, Any]:
-    return {"name": name, "error": asdict(UnitError.from_error(error))}
+def _describe_failure(pair: ImagePair, error: UnitError) -> dict[str, Any]:
+    return {"name": pair.name, "error": error.to_json()}
 
 
 def _make_report(
-    members: tuple[str, ...], path: Sequence[Coefficients], rows: Sequence[UnitRow], files: tuple[str, ...]
+    members: tuple[str, ...],
+    path: Sequence[Coefficients],
+    rows: Sequence[UnitRow],
+    units: Sequence[SweepUnit],
+    files: tuple[str, ...],
 ) -> SweepReport:
     """Makes the report of all rows; raises the first error where every image failed."""
-    entries = [entry for row in rows for entry in row.values["images"]]
+    entries: list[dict[str, Any]] = []
+    for row, unit in zip(rows, units, strict=True):
+        entries += row.details["images"] if row.error is None else [_describe_failure(pair, row.error) for pair in unit.pairs]
     failures = tuple((entry["name"], UnitError(**entry["error"]).to_error()) for entry in entries if "error" in entry)
     images = tuple(ImageScores.from_json(entry) for entry in entries if "error" not in entry)
     if not images:
         first = failures[0][1]
         raise first if len(entries) == 1 else type(first)(f"None of {len(entries)} images was measured. First: {first}")
-    points = summarize_points(path, images, [times for row in rows for times in row.values["change_seconds"]])
+    points = summarize_points(path, images, [times for row in rows for times in row.details.get("change_seconds", ())])
     return SweepReport(
         members,
-        " and ".join(dict.fromkeys(row.values["engine"] for row in rows)),
+        " and ".join(dict.fromkeys(row.engine for row in rows if row.engine)),
         points,
         find_best_point(points),
         files,
-        " and ".join(dict.fromkeys(row.values["engine_reason"] for row in rows)),
+        " and ".join(dict.fromkeys(row.details["engine_reason"] for row in rows if row.error is None)),
         images,
         failures,
     )

@@ -14,6 +14,8 @@ from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
+from dni_deploy.api.cluster_workers import adapt_session_options, make_bundle_absolute, open_workers, require_ray
+from dni_deploy.api.sweep_images import make_pair_absolute
 from dni_deploy.api.tune_images import ImageJudge, TuneWorker, TuneWorkerFactory
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import UsageError, escape_name
@@ -22,7 +24,7 @@ from dni_deploy.imaging.image_pairs import ImagePair, name_images, pair_with_ref
 from dni_deploy.imaging.image_paths import Paths
 from dni_deploy.imaging.metrics.psnr import format_db
 from dni_deploy.imaging.metrics.registry import Metric, find_metric
-from dni_deploy.jobs.local_pool import open_pool
+from dni_deploy.jobs.ray_options import RayOptions
 from dni_deploy.reports.page import check_page_name
 from dni_deploy.reports.sweep import describe_coefficients
 from dni_deploy.session.options import SessionOptions
@@ -82,7 +84,7 @@ def tune(
     plot: str | os.PathLike[str] | None = None,
     options: SessionOptions | None = None,
     recursive: bool = False,
-    workers: int = 1,
+    ray_options: RayOptions | None = None,
     force: bool = False,
     progress: OptionalProgress = None,
 ) -> TuneReport:
@@ -102,7 +104,7 @@ def tune(
         plot: A plot of the metrics against alpha to write: .png, .svg or .pdf.
         options: Options of the session.
         recursive: Enter the folders in the folders, of images and of references.
-        workers: Number of processes that share the images; with several, each has its part of the processor cores.
+        ray_options: Whether workers on a Ray cluster share the images; None: this process judges them.
         force: Replace files that exist.
         progress: Called with the evaluations done.
 
@@ -121,8 +123,14 @@ def tune(
     files = _check_outputs(html, plot, force)
     pairs = pair_with_references(name_images(images, recursive=recursive), reference, recursive=recursive)
     metrics = () if sigma is not None else tuple(score.given_name for score in scores)
-    factory = TuneWorkerFactory(bundle_path, metrics, sigma, crop, (options or SessionOptions()).share_cores(workers))
-    with closing(open_pool(factory, workers)) as pool:
+    bundle, session_options = bundle_path, options or SessionOptions()
+    if ray_options is not None and ray_options.ray is not None:
+        require_ray()
+        bundle = make_bundle_absolute(Bundle.ensure_open(bundle_path))
+        session_options = adapt_session_options(session_options, ray_options)
+        pairs = [make_pair_absolute(pair) for pair in pairs]
+    factory = TuneWorkerFactory(bundle, metrics, sigma, crop, session_options)
+    with closing(open_workers(factory, ray_options, bundle=bundle, engine=session_options.engine, progress=progress)) as pool:
         judge = ImageJudge(pool, pairs)
         budget = _choose_budget(evaluations, len(judge.members), len(scores))
         run = _Evaluator(judge, scores, budget, progress)

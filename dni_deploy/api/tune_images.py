@@ -47,7 +47,7 @@ class TuneWorkerFactory:
     """Opens what judges units, in whichever process.
 
     Attributes:
-        bundle: The bundle or its path.
+        bundle: The bundle.
         metrics: Names of the metrics; empty where SURE judges.
         sigma: Of the noise where SURE judges, 0 to estimate it; None where references do.
         crop: Side in input pixels of the center crop that is judged; None: the default; 0: whole images.
@@ -103,8 +103,8 @@ class TuneWorker:
             if unit.pairs not in self._trials:
                 self._trials[unit.pairs] = [self._open_trial(pair) for pair in unit.pairs]
             trials = self._trials[unit.pairs]
-            values = self._describe(trials) if unit.shares is None else self._judge(trials, unit.shares)
-            yield UnitRow(unit.id, self._name, values=values)
+            details = self._describe(trials) if unit.shares is None else self._judge(trials, unit.shares)
+            yield UnitRow(unit.id, self._name, engine=self.session.engine.name, details=details)
 
     def close(self) -> None:
         """Closes the session."""
@@ -122,7 +122,6 @@ class TuneWorker:
     def _describe(self, trials: Sequence[_Trial]) -> dict[str, object]:
         return {
             "members": list(self.session.members),
-            "engine": self.session.engine.name,
             "engine_reason": self.session.engine_reason,
             "depends_on_whole_image": self.session.signature.radius is None,
             "images": [{"name": trial.image.name, "crop": trial.image.crop, "sigma": trial.sigma} for trial in trials],
@@ -185,25 +184,29 @@ class ImageJudge:
             for start in range(0, len(pairs), IMAGES_PER_UNIT)
         ]
         rows = self._run(None)
-        first = rows[0].values
+        first = rows[0].details
         self.members: tuple[str, ...] = tuple(first["members"])
-        self.engine: str = first["engine"]
+        self.engine: str = rows[0].engine
         self.engine_reason: str = first["engine_reason"]
         self.depends_on_whole_image: bool = first["depends_on_whole_image"]
-        images = [image for row in rows for image in row.values["images"]]
+        images = [image for row in rows for image in row.details["images"]]
         self.crops: list[tuple[str, str]] = [(image["name"], image["crop"]) for image in images]
         self.sigmas: list[float | None] = [image["sigma"] for image in images]
 
     def judge(self, shares: tuple[float, ...]) -> JudgedBlend:
         """Judges a blend; returns when all images are judged."""
         rows = self._run(shares)
-        scores = [image for row in rows for image in row.values["scores"]]
+        scores = [image for row in rows for image in row.details["scores"]]
         return JudgedBlend(
             tuple(map(statistics.fmean, zip(*scores, strict=True))),
-            max(row.values["change_seconds"] for row in rows),
-            statistics.fmean(row.values["frame_seconds"] for row in rows),
+            max(row.details["change_seconds"] for row in rows),
+            statistics.fmean(row.details["frame_seconds"] for row in rows),
         )
 
     def _run(self, shares: tuple[float, ...] | None) -> list[UnitRow]:
-        units = [replace(unit, shares=shares) for unit in self._units]
-        return sorted(self._pool.run_units(units), key=lambda row: row.unit)
+        rows = []
+        for row in self._pool.run_units([replace(unit, shares=shares) for unit in self._units]):
+            if row.error is not None:  # of images that kill their worker
+                raise row.error.to_error()
+            rows.append(row)
+        return sorted(rows, key=lambda row: row.unit)

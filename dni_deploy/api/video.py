@@ -21,6 +21,7 @@ from dni_deploy.session.options import SessionOptions
 from dni_deploy.session.session import Session, open_session
 from dni_deploy.spatial.alpha_map import AlphaMapOptions
 from dni_deploy.utils.atomic_write import write_file_atomically
+from dni_deploy.utils.format_count import format_numbers
 from dni_deploy.utils.progress import OptionalProgress, report_progress
 from dni_deploy.video_io.encoder import EncoderOptions, OutputFormat, keeps_hdr
 from dni_deploy.video_io.frame_index import DroppedFrames, FrameIndex, IndexMismatchError
@@ -30,7 +31,7 @@ from dni_deploy.video_io.mux import FRAMES_MUXER, mux_segments
 from dni_deploy.video_io.output_notes import describe_output_format
 from dni_deploy.video_io.reader import FrameRange, SizeChangeError
 from dni_deploy.video_io.resume import VideoJob, has_started_log, open_job
-from dni_deploy.video_io.segment_units import SegmentUnit, format_numbers
+from dni_deploy.video_io.segment_units import SegmentUnit
 from dni_deploy.video_io.transcode import SegmentRun, transcode_segments
 from dni_deploy.video_io.video_file import InputOptions, VideoFile
 
@@ -238,6 +239,10 @@ class SegmentMaker:
             # They were decoded, so they are right, and damage changed what the packets promise.
             self._replace_index()
 
+    def use_index(self, index: FrameIndex) -> None:
+        """Takes the index that another process has made."""
+        self._set_index(index)
+
     def list_missing(self) -> list[SegmentUnit]:
         """Lists the runs of segments that the job does not have."""
         return SegmentUnit(tuple(self.index.list_segments(self.job.segment_frames))).split_missing(self.job.stored_segments)
@@ -270,7 +275,7 @@ class SegmentMaker:
 
     def _make_missing(self, unit: SegmentUnit, *, from_beginning: bool) -> None:
         for part in unit.split_missing(self.job.stored_segments):
-            self._open_session()
+            self.open_network()
             frame_range = FrameRange(self.index, part.first_frame, part.end_frame, from_beginning)
             key_frame = frame_range.find_key_frame()
             # That far there should be another key frame.
@@ -283,13 +288,14 @@ class SegmentMaker:
 
     def _transcode(self, run: SegmentRun | None) -> DroppedFrames:
         settings = self.settings
-        session = self._open_session()
+        session = self.open_network()
         process_frame = settings.make_frame_function(session)
         return transcode_segments(
             settings.source, self.job, process_frame, settings.transcode, settings.scale, self._progress, run=run
         )
 
-    def _open_session(self) -> Session:
+    def open_network(self) -> Session:
+        """Opens the network, unless it is open, and writes what the job is if that is not written yet."""
         if self.session is None:
             started = time.perf_counter()
             settings = self.settings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,15 @@ from dni_deploy.api.video_settings import VideoRequest, VideoSettings, check_req
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import DniError, LimitError, PartialResultError, UnavailableError, UsageError, escape_name
 from dni_deploy.jobs.manifest import append_row, read_rows
-from dni_deploy.jobs.shard import JOIN, Shard, find_shard
-from dni_deploy.jobs.unit import make_worker_name, run_unit
-from dni_deploy.utils.format_count import format_count
+from dni_deploy.jobs.shard import JOIN, Shard, format_shards_to_repeat
+from dni_deploy.jobs.unit import UnitResult, WorkerName, make_worker_name, run_unit
+from dni_deploy.utils.format_count import format_count, format_numbers
+from dni_deploy.utils.hardware import cpu_name
 from dni_deploy.utils.progress import OptionalProgress
 from dni_deploy.video_io.frame_index import FrameIndex
 from dni_deploy.video_io.reader import SizeChangeError
 from dni_deploy.video_io.resume import is_stopped_job, job_folder_path
-from dni_deploy.video_io.segment_units import SegmentUnit, format_numbers, list_units
+from dni_deploy.video_io.segment_units import SegmentUnit, list_units
 
 FATAL_ERRORS = (LimitError, UnavailableError, SizeChangeError, UsageError)
 """Errors that every unit would meet, so that the shard stops at the first."""
@@ -105,7 +106,7 @@ def video_shard(
         raise UsageError(f"There is nothing to join: no shard has begun a job in {folder}. Nothing was written.")
     request = VideoRequest(bundle_path=bundle_path, source_path=source_path, output=output, alpha=alpha, **options)
     settings = check_request(request, progress)
-    return _join_shards(settings, progress) if parsed is None else _make_shard(settings, parsed, progress)
+    return join_segments(settings, progress) if parsed is None else _make_shard(settings, parsed, progress)
 
 
 def _make_shard(settings: VideoSettings, shard: Shard, progress: OptionalProgress) -> ShardReport:
@@ -141,7 +142,7 @@ class _ShardWorker:
     def __init__(self, maker: SegmentMaker, shard: Shard) -> None:
         self.resumed_frames = 0
         self._maker, self._shard = maker, shard
-        self._name = make_worker_name()
+        self._name = WorkerName(make_worker_name(), str(shard), machine=cpu_name())
         self._failures: list[DniError] = []
         self._unit_count = 0
 
@@ -165,11 +166,11 @@ class _ShardWorker:
             if not unit.split_missing(job.stored_segments):
                 continue
             try:
-                row = run_unit(unit, self._make_unit, worker=self._name, shard=str(self._shard))
+                row = run_unit(unit, self._make_unit, self._name)
             except IndexReplacedError:
                 return False
             if maker.session is not None:
-                append_row(job.folder, row)
+                append_row(job.folder, replace(row, engine=maker.session.engine.name))
             if self._failures and isinstance(self._failures[-1], FATAL_ERRORS):
                 raise self._failures[-1]
         return job.read_index() in (index, None)
@@ -184,17 +185,18 @@ class _ShardWorker:
                 f"done; give the same command again for them. {self._failures[0]}"
             )
 
-    def _make_unit(self, unit: SegmentUnit) -> Sequence[str]:
+    def _make_unit(self, unit: SegmentUnit) -> UnitResult:
         notes_before = self._maker.notes
         try:
             self._maker.make_unit(unit)
         except DniError as error:
             self._failures.append(error)
             raise
-        return [note for note in self._maker.notes if note not in notes_before]
+        return UnitResult(tuple(note for note in self._maker.notes if note not in notes_before))
 
 
-def _join_shards(settings: VideoSettings, progress: OptionalProgress) -> VideoReport:
+def join_segments(settings: VideoSettings, progress: OptionalProgress) -> VideoReport:
+    """Joins the segments that other processes have made; errors are those of `video_shard`."""
     started = time.perf_counter()
     with open_video_job(settings) as job, SegmentMaker(settings, job, progress) as maker:
         maker.load_index()
@@ -208,12 +210,12 @@ def _make_missing_error(maker: SegmentMaker, missing: Sequence[int]) -> UsageErr
     """Names the segments that are missing, the shards that make them, and why one of them failed."""
     job, rows = maker.job, list(read_rows(maker.job.folder))
     total = len(maker.index.list_segments(job.segment_frames))
-    shards = ""
-    for count in sorted({Shard.parse(row.shard).count for row in rows if row.shard}):
+
+    def list_positions(count: int) -> list[int]:
         units = list_units(maker.index, job.segment_frames, count)
-        positions = [n for n, unit in enumerate(units) if any(place.number in missing for place in unit.places)]
-        numbers = format_numbers(sorted({find_shard(position, count).number for position in positions}))
-        shards += f"; of {count} shards, run {numbers} again" if not shards else f", or of {count} {numbers}"
+        return [n for n, unit in enumerate(units) if any(place.number in missing for place in unit.places)]
+
+    shards = format_shards_to_repeat({row.shard for row in rows}, list_positions)
     errors = [f" {row.error.message}" for row in rows if row.error is not None]
     return UsageError(
         f"Segments {format_numbers(missing)} of {total} (from 0) are missing{shards}. What is done is kept in "

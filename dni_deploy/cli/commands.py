@@ -18,6 +18,7 @@ COMMANDS = {
     "tune": "Find the alpha that is best by a metric, or by the noise.",
     "slider": "Store a perceptually uniform slider in the bundle.",
     "video": "Process a video; alpha may change over time, sound and timestamps are kept.",
+    "status": "Show how far a run into a folder or a video is, running or stopped.",
     "serve": "Show images or video live in the browser, with a slider for alpha.",
     "web": "Write a static site that runs the network in the visitor's browser.",
     "bench": "Time an alpha change and a frame, against the alternatives.",

@@ -33,6 +33,7 @@ OPTION_OBJECTS = {
     "preview": ("dni_deploy.api.serve", "PreviewOptions"),
     "encoder": ("dni_deploy.video_io.encoder", "EncoderOptions"),
     "job": ("dni_deploy.jobs.shard", "JobOptions"),
+    "ray_options": ("dni_deploy.jobs.ray_options", "RayOptions"),
     "sweep_settings": ("dni_deploy.api.sweep_images", "SweepSettings"),
     "input_options": ("dni_deploy.video_io.video_file", "InputOptions"),
 }
@@ -349,17 +350,57 @@ osc_map = click.option(
     help="What an OSC address of another program sets: alpha, alpha:MEMBER, shares, plane, x or y, and the range of its "
     "numbers if it is not 0..1, such as /1/fader1=alpha:gan[0..127]. Repeatable.",
 )
+
+
+class _WorkerCount(click.ParamType[Any]):
+    """A number of workers, or "auto", which becomes None."""
+
+    name = "integer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Converts the text."""
+        return None if value == "auto" else click.IntRange(1, 100_000).convert(value, param, ctx)
+
+
+ray_options = _combine(
+    click.option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Do the work on a Ray cluster: auto (RAY_ADDRESS, or the one of this machine), local (one is started here), HOST:PORT, "
+        "or ray://HOST:PORT from outside.  [default: in this process]",
+    ),
+    click.option(
+        "--workers",
+        type=_WorkerCount(),
+        metavar="N|auto",
+        help="Number of workers on the cluster.  [default: auto, as many as there is room for]",
+    ),
+    click.option(
+        "--gpus",
+        type=float,
+        metavar="F",
+        help="GPUs of each worker; several share one below 1, such as 0.5.  [default: 1 if the engine and the cluster have any]",
+    ),
+    click.option(
+        "--cpus",
+        type=click.IntRange(1, 1024),
+        default=1,
+        show_default=True,
+        help="CPUs of each worker, and threads of its engine.",
+    ),
+    click.option(
+        "--retries",
+        type=click.IntRange(1, 100),
+        default=2,
+        show_default=True,
+        help="Give up what kills a worker, alone in it, this many times.",
+    ),
+)
+"""Where a job runs; the fields of RayOptions."""
+
 force = click.option(
     "--force", is_flag=True, allow_from_autoenv=False, help="Replace an output that exists."
 )  # a variable that is left set would replace files unasked
-workers = click.option(
-    "--workers",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="Number of processes that share the images; each has its part of the processor cores.",
-)
 tile = click.option(
     "--tile", type=click.IntRange(16, 2**16), metavar="PIXELS", help="Process in square tiles of this many input pixels."
 )

@@ -21,6 +21,9 @@ from dni_deploy.utils.progress import OptionalProgress, report_progress
 MAX_LISTED_NAMES = 5
 """Of the files that were left out for one reason."""
 
+MAX_LISTED_IMAGES = 1000
+"""Rows of images; a table of 100,000 takes longer to lay out than many of them to process."""
+
 
 def _parse_size(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[int, int] | None:
     if text is None:
@@ -34,7 +37,9 @@ def _parse_size(ctx: click.Context, param: click.Parameter, text: str | None) ->
     """
     dni-deploy run sr.dni in.png -o out.png --alpha 0.35
     dni-deploy run sr.dni photos/ -o done/ --alpha psnr=0.35,gan=0.65
-    dni-deploy run sr.dni photos/ -o done/ --alpha 0.35 -r --skip-existing
+    dni-deploy run sr.dni photos/ -o done/ --alpha 0.35 -r --resume
+    dni-deploy run sr.dni photos/ -o done/ --alpha 0.35 -r --shard 1/4
+    dni-deploy run sr.dni photos/ -o done/ --alpha 0.35 -r --resume --ray auto --workers 16 --cpus 4
     dni-deploy run sr.dni photos/ -o done/ --alpha 0.35 --format jpg --quality 90 --suffix _x4
     dni-deploy run sr.dni in.png -o out.png --alpha 0.35 --outscale 2
     dni-deploy run sr.dni in.png -o out.png --slider 0.5
@@ -56,7 +61,20 @@ def _parse_size(ctx: click.Context, param: click.Parameter, text: str | None) ->
 @options.make_alpha_option("--alpha-map (two members) or --alpha-preset")
 @options.slider
 @click.option("-r", "--recursive", is_flag=True, help="Also process the folders in a folder, and keep their structure.")
-@click.option("--skip-existing", is_flag=True, help="Leave out images whose output exists: go on with a run that was stopped.")
+@click.option(
+    "--resume", is_flag=True, help="Go on with a run that was stopped: keep what it has done, do what is missing or has failed."
+)
+@click.option("--skip-existing", is_flag=True, help="Leave out images whose output exists, whoever made it.")
+@click.option(
+    "--max-failures",
+    metavar="N|P%",
+    help="Stop when more images fail.  [default: never; but if the first 50 all fail with one sentence]",
+)
+@click.option(
+    "--shard",
+    metavar="K/N|join",
+    help="Process only the K-th of N shares of the images, for job arrays and render farms; join checks that all are there.",
+)
 @click.option(
     "-f",
     "--format",
@@ -93,6 +111,7 @@ def _parse_size(ctx: click.Context, param: click.Parameter, text: str | None) ->
 @options.extrapolate
 @options.group_rule_options
 @options.save_alpha_preset
+@options.ray_options
 @options.force
 def command(
     command_output: CommandOutput,
@@ -103,6 +122,7 @@ def command(
     alpha_map: Any,
     session_options: Any,
     file_options: Any,
+    job: Any,
     tile: int | None,
     overlap: int | None,
     save_preset: Path | None,
@@ -114,8 +134,8 @@ def command(
     the output's format holds them; a note names the rest. An output in a folder whose format cannot hold the image is
     written as PNG, with a note.
 
-    An image that fails is named at once, the others are still processed, and the exit code is 8. Outputs appear complete, so
-    that a run that was stopped is continued by the same command with --skip-existing.
+    An image that fails is named at once, the others are still processed, and the exit code is 8. Outputs appear complete. A run
+    into a folder that was stopped goes on when the same command is given with --resume; `dni-deploy status` shows how far it is.
     """
     is_stdout = Path(output) == STANDARD_STREAM
     if is_stdout and command_output.json:
@@ -141,6 +161,7 @@ def command(
                 overlap=overlap,
                 save_preset=save_preset,
                 force=force,
+                job=job,
                 progress=run_progress,
                 report_failure=run_progress.report_failure,
             )
@@ -192,7 +213,7 @@ def _report_stop(command_output: CommandOutput, progress: OptionalProgress) -> I
             command_output.print_event(
                 "stopped",
                 {"done": done, "total": total},
-                f"{done} of {total} images are done and whole; the same command with --skip-existing continues.",
+                f"{done} of {total} images are done and whole; give the same command with --resume for the others.",
             )
         raise
 
@@ -227,9 +248,11 @@ def _print_report(report: Any, is_stdout: bool) -> None:
             format_seconds(row.seconds),
             "; ".join((*row.notes, *([str(row.alpha_map)] if row.alpha_map else []))),
         )
-        for row in report.images
+        for row in report.images[:MAX_LISTED_IMAGES]
     ]
     print_table(["wrote", "size", "tiles", "network", "notes"], rows)
+    if len(report.images) > len(rows):
+        click.echo(f"... and {len(report.images) - len(rows)} more; --json lists all of them.")
 
 
 def _format_skipped(skipped: Mapping[str, Sequence[str]]) -> str | None:

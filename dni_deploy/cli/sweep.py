@@ -25,7 +25,7 @@ MAX_LISTED_FAILURES = 5
     dni-deploy sweep sr.dni in.png -o strip.png --steps 21 --html page.html
     dni-deploy sweep denoise.dni noisy.png -o strip.png --reference clean.png --plot psnr.png
     dni-deploy sweep sr.dni photos/ --reference clean/ --steps 21 --table psnr.csv
-    dni-deploy sweep sr.dni photos/ -r --reference clean/ --metric ssim --workers 4 --json
+    dni-deploy sweep sr.dni photos/ -r --reference clean/ --metric ssim --ray auto --json
     """,
 )
 @options.bundle
@@ -56,7 +56,7 @@ MAX_LISTED_FAILURES = 5
 @options.group_rule_options
 @options.tile
 @options.overlap
-@options.workers
+@options.ray_options
 @options.force
 def command(
     command_output: CommandOutput,
@@ -70,7 +70,7 @@ def command(
     html: Path | None,
     plot: Path | None,
     session_options: Any,
-    workers: int,
+    ray_options: Any,
     force: bool,
 ) -> None:
     """Process one image at many alphas: a contact sheet, and a page with a slider. Or measure many images: their numbers.
@@ -95,14 +95,14 @@ def command(
                     table=table,
                     plot=plot,
                     options=session_options,
-                    workers=workers,
+                    ray_options=ray_options,
                     force=force,
                     progress=progress,
                 )
             except PartialResultError as error:
                 report, failure = error.report, error
     else:
-        _check_single(images, reference, sweep_settings, table, workers)
+        _check_single(images, reference, sweep_settings, table, ray_options)
         with command_output.show_progress() as progress:
             report = import_optional("dni_deploy.api.sweep").sweep(
                 bundle,
@@ -127,7 +127,7 @@ def command(
 
 
 def _check_single(
-    images: tuple[Path, ...], reference: tuple[Path, ...], settings: Any, table: Path | None, workers: int
+    images: tuple[Path, ...], reference: tuple[Path, ...], settings: Any, table: Path | None, ray_options: Any
 ) -> None:
     if len(images) > 1 or images[0].is_dir():
         raise UsageError(
@@ -136,7 +136,7 @@ def _check_single(
         )
     if len(reference) > 1:
         raise UsageError(f"One image has one reference; got {len(reference)}. Nothing was written.")
-    given = {"--table": table is not None, "--metric": bool(settings.metrics), "--workers": workers > 1}
+    given = {"--table": table is not None, "--metric": bool(settings.metrics), "--ray": ray_options.ray is not None}
     for option in [name for name, is_given in given.items() if is_given]:
         raise UsageError(f"{option} is for the numbers of images, without -o; leave one of them out. Nothing was written.")
 

@@ -26,6 +26,7 @@ MAX_LISTED_POINTS = 10
     dni-deploy tune sr.dni in.png --reference clean.png
     dni-deploy tune denoise.dni noisy.png --noise auto
     dni-deploy tune sr.dni photos/ --reference clean/ --metric psnr --metric haarpsi --html tune.html
+    dni-deploy tune sr.dni photos/ -r --reference clean/ --ray auto --workers 4
     dni-deploy tune sr.dni in.png --reference clean.png --metric my_metrics:sharpness --plot tune.png
     """,
 )
@@ -69,7 +70,7 @@ MAX_LISTED_POINTS = 10
     "--plot", type=options.PATH_TYPE, help="Write a plot of the metrics against alpha to this file: .png, .svg or .pdf."
 )
 @options.session_options
-@options.workers
+@options.ray_options
 @options.force
 def command(
     command_output: CommandOutput,
@@ -84,7 +85,7 @@ def command(
     html: Path | None,
     plot: Path | None,
     session_options: Any,
-    workers: int,
+    ray_options: Any,
     force: bool,
 ) -> None:
     """Find the alpha that is best: by references, or for denoisers by the noise.
@@ -106,7 +107,7 @@ def command(
             plot=plot,
             options=session_options,
             recursive=recursive,
-            workers=workers,
+            ray_options=ray_options,
             force=force,
             progress=progress,
         )

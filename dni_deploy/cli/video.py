@@ -52,6 +52,7 @@ def _parse_streams(ctx: click.Context, param: click.Parameter, text: str | None)
     dni-deploy video sr.dni in.mp4 -o try.mp4 --alpha 0.35 --preview 2s@1:23
     dni-deploy video sr.dni a.mp4 b.mp4 -o out/ --alpha 0.35
     dni-deploy video sr.dni in.mp4 -o out.mp4 --alpha 0.35 --shard 1/4
+    dni-deploy video sr.dni in.mp4 -o out.mp4 --alpha show.json --ray 10.0.0.5:6379 --cpus 8
     dni-deploy video sr.dni frames/ -o out.mp4 --alpha 0.35 --fps 24
     dni-deploy video sr.dni in.mp4 -o frames/%05d.png --alpha 0.35
     dni-deploy video sr.dni in.mov -o out.mov --alpha 0.35 --codec prores_ks
@@ -134,6 +135,7 @@ def _parse_streams(ctx: click.Context, param: click.Parameter, text: str | None)
     help="Make only the K-th of N shares of the segments, for job arrays and render farms; when all are made, join puts them "
     "together.",
 )
+@options.ray_options
 @click.option("--alpha-log", type=options.PATH_TYPE, help="Write the time, generation and alpha of every frame to this file.")
 @options.force
 def command(
@@ -182,10 +184,17 @@ def command(
             "progress": progress,
         }
         if job.shard is not None:
+            if job.ray is not None:
+                raise UsageError("--ray and --shard both share the work out; give one of them.")
             if len(sources) > 1 or STANDARD_STREAM in (*videos, output):
                 raise UsageError("--shard is for one video from a file into a file; give each a command of its own.")
             shard_function = import_optional("dni_deploy.api.video_shards").video_shard
             reports = [shard_function(bundle, sources[0], target, alpha, shard=job.shard, **arguments)]
+        elif job.ray is not None:
+            if len(sources) > 1 or STANDARD_STREAM in (*videos, output):
+                raise UsageError("--ray is for one video from a file into a file; give each a command of its own.")
+            on_cluster = import_optional("dni_deploy.api.video_cluster").video_on_cluster
+            reports = [on_cluster(bundle, sources[0], target, alpha, ray_options=job, **arguments)]
         elif len(sources) > 1 or target.is_dir():
             reports = import_optional("dni_deploy.api.videos").videos(bundle, sources, target, alpha, **arguments)
         else:

@@ -23,6 +23,7 @@ FALLBACK_SUFFIX = ".png"
 
 SKIP_REASONS = {
     "exists": "outputs exist",
+    "done": "done before",
     "earlier_output": "outputs of an earlier run",
     "not_image": "not images",
     "linked_folder": "links to folders",
@@ -87,7 +88,8 @@ class ImageFileOptions:
         own_format = FORMAT_BY_SUFFIX.get(source_suffix.lower())
         if own_format is None or self.image_format not in (None, own_format):
             source_suffix = FALLBACK_SUFFIX if self.image_format is None else f".{self.file_format}"
-        return stem + self.suffix + source_suffix
+        output_name = stem + self.suffix + source_suffix
+        return name if output_name == name else output_name  # one string for both
 
     def compute_output_size(self, width: int, height: int) -> tuple[int, int] | None:
         """Returns width and height of the output of an image; None where the network's is not resized."""
@@ -97,24 +99,38 @@ class ImageFileOptions:
 
 
 class ImageTask(NamedTuple):
-    """One image to read and the file to write; of a million of them, the folders are shared.
+    """One image to read and the file to write, a unit of a job; of a million of them, the folders are shared.
 
     Attributes:
         source_folder: Folder of the image.
         source_name: Its name in it.
-        output_folder: Folder of the output, which may have to be made.
-        output_name: Its name in it.
+        output_root: The folder that gets all outputs.
+        relative_folder: Folder of the output below that, which may have to be made; "" for itself.
+        output_name: Name of the output in it.
+        is_fallback_taken: Whether another output has the name that this one would get in FALLBACK_SUFFIX.
     """
 
     source_folder: str
     source_name: str
-    output_folder: str
+    output_root: str
+    relative_folder: str
     output_name: str
+    is_fallback_taken: bool = False
+
+    @property
+    def id(self) -> str:
+        """Path of the output below the folder of all outputs, with slashes, the same on every system."""
+        return make_unit_id(self.relative_folder, self.output_name)
 
     @property
     def source(self) -> str:
         """Path of the image."""
         return os.path.join(self.source_folder, self.source_name)
+
+    @property
+    def output_folder(self) -> str:
+        """Folder of the output."""
+        return os.path.join(self.output_root, self.relative_folder) if self.relative_folder else self.output_root
 
     @property
     def output(self) -> str:
@@ -125,6 +141,17 @@ class ImageTask(NamedTuple):
     def fallback_name(self) -> str:
         """Name of the output where its own format cannot hold the image."""
         return os.path.splitext(self.output_name)[0] + FALLBACK_SUFFIX
+
+    @property
+    def fallback(self) -> str | None:
+        """Path of the output in a folder where its own format cannot hold the image; None where that is its own path."""
+        return None if self.fallback_name == self.output_name else os.path.join(self.output_folder, self.fallback_name)
+
+
+def make_unit_id(folder: str, name: str) -> str:
+    """Makes the id of a unit of the path of its output: relative, and with slashes."""
+    path = os.path.join(folder, name)
+    return path if os.sep == "/" else path.replace(os.sep, "/")
 
 
 @dataclass(frozen=True)
@@ -140,20 +167,6 @@ class ImagePlan:
     tasks: tuple[ImageTask, ...]
     folder: str | None
     skipped: dict[str, tuple[str, ...]] = field(default_factory=dict)
-
-    def find_fallback(self, task: ImageTask) -> str | None:
-        """Returns the path at which an output is written whose own format cannot hold it; None where there is none."""
-        if self.folder is None or task.fallback_name == task.output_name:
-            return None
-        return os.path.join(task.output_folder, task.fallback_name)
-
-    def has_output(self, path: str) -> bool:
-        """Tells whether a path is the output of a task."""
-        return _fold(path) in self._folded_outputs
-
-    @cached_property
-    def _folded_outputs(self) -> frozenset[str]:
-        return frozenset(_fold(task.output) for task in self.tasks)
 
 
 class _Source(NamedTuple):
@@ -176,6 +189,7 @@ def plan_image_tasks(
     options: ImageFileOptions | None = None,
     *,
     force: bool = False,
+    resume: bool = False,
     other_inputs: Sequence[str | os.PathLike[str]] = (),
 ) -> ImagePlan:
     """Plans which image is written where; touches nothing.
@@ -188,6 +202,7 @@ def plan_image_tasks(
             or a name without a suffix mean a folder, too.
         options: Which images, and how outputs are named.
         force: Outputs may exist.
+        resume: Outputs may exist, since their job tells which of them it made.
         other_inputs: Further files that are no output.
 
     Returns:
@@ -204,8 +219,9 @@ def plan_image_tasks(
     missing = [path for path in input_paths if not os.path.lexists(path)]
     if missing:
         raise InputError(f"{escape_name(missing[0])} does not exist{_format_others(len(missing))}. Nothing was written.")
-    if force and options.skip_existing:
-        raise UsageError("--force replaces outputs that exist and --skip-existing leaves them; give one of them.")
+    if (force or resume) and options.skip_existing:
+        other = "--force replaces outputs that exist" if force else "--resume does those anew that its job has not finished"
+        raise UsageError(f"{other} and --skip-existing leaves them; give one of them.")
     skipped: dict[str, list[str]] = {}
     folder = _choose_folder(input_paths, os.fspath(output))
     if folder is None:
@@ -221,10 +237,11 @@ def plan_image_tasks(
     if existing and options.skip_existing:
         skipped["exists"] = [tasks[index].output for index in sorted(existing)]
         tasks = [task for index, task in enumerate(tasks) if index not in existing]
-    elif existing and not force:
+    elif existing and not force and not resume:
+        path, ways = tasks[min(existing)].output, "--force to replace or --skip-existing to leave what exists"
+        resume_hint = "" if folder is None else "--resume to go on with a run that was stopped, "
         raise UsageError(
-            f"{escape_name(tasks[min(existing)].output)} exists{_format_others(len(existing))}; give --force to replace or "
-            "--skip-existing to leave what exists. Nothing was written."
+            f"{escape_name(path)} exists{_format_others(len(existing))}; give {resume_hint}{ways}. Nothing was written."
         )
     return ImagePlan(tuple(tasks), folder, {reason: tuple(names) for reason, names in skipped.items()})
 
@@ -253,18 +270,15 @@ def _plan_single_file(source: _Source, output: Path, options: ImageFileOptions) 
         )
     if not output.parent.is_dir():
         raise UsageError(f"The folder {escape_name(output.parent)} does not exist. Nothing was written.")
-    return ImageTask(source.folder, source.name, *os.path.split(output))
+    folder, name = os.path.split(output)
+    return ImageTask(source.folder, source.name, folder, "", name)
 
 
 def _plan_folder(sources: Sequence[_Source], folder: str, options: ImageFileOptions) -> list[ImageTask]:
-    folder_by_relative: dict[str, str] = {}
-    tasks = []
-    for source in sources:
-        output_folder = folder_by_relative.get(source.relative)
-        if output_folder is None:
-            output_folder = folder_by_relative[source.relative] = os.path.join(folder, source.relative)
-        tasks.append(ImageTask(source.folder, source.name, output_folder, options.make_output_name(source.name)))
-    return tasks
+    return [
+        ImageTask(source.folder, source.name, folder, source.relative, options.make_output_name(source.name))
+        for source in sources
+    ]
 
 
 def _find_sources(
@@ -306,19 +320,30 @@ class _OutputFolder:
     def __init__(self, path: str, input_names: _NamesByFolder) -> None:
         self.path = path
         self.task_by_name: dict[str, int] = {}
+        self._fallback_names: set[str] = set()
         self._input_names = input_names
         self._own_input_names = {_fold(name): name for name in input_names.get(os.path.realpath(path), ())}
         self._link_by_name: dict[str, bool] = {}
         if os.path.isdir(path or "."):
             with os.scandir(path or ".") as entries:
                 self._link_by_name = {entry.name: entry.is_symlink() for entry in entries}
-        self._folded_names = {_fold(name) for name in self._link_by_name}
+
+    @cached_property
+    def _folded_names(self) -> set[str]:
+        return {_fold(name) for name in self._link_by_name}
 
     def exists(self, name: str, folded: str) -> bool:
         """Tells whether a name is there, also on a disk that does not tell cases apart."""
         if name in self._link_by_name:
             return True
         return folded in self._folded_names and os.path.lexists(os.path.join(self.path, name))
+
+    def take_fallback(self, name: str) -> bool:
+        """Reserves a name for an output whose own format may not hold the image; returns whether it is no other output's."""
+        folded = _fold(name)
+        is_free = folded not in self.task_by_name and folded not in self._fallback_names
+        self._fallback_names.add(folded)
+        return is_free
 
     def is_input(self, name: str, folded: str) -> bool:
         """Tells whether a name is that of an input, or a link to one."""
@@ -333,16 +358,19 @@ class _OutputFolder:
 
 
 def _check_tasks(
-    sources: Sequence[_Source], tasks: Sequence[ImageTask], other_inputs: Sequence[str | os.PathLike[str]]
+    sources: Sequence[_Source], tasks: list[ImageTask], other_inputs: Sequence[str | os.PathLike[str]]
 ) -> set[int]:
-    """Checks that no output is an input or another output; returns the numbers of the tasks whose output exists."""
+    """Checks that no output is an input or another output; returns the numbers of the tasks whose output exists.
+
+    It marks the tasks whose output cannot become another format, since the name is taken.
+    """
     input_names = _list_input_names(sources, other_inputs)
     folders: dict[str, _OutputFolder] = {}
     existing = set()
     for index, task in enumerate(tasks):
-        folder = folders.get(task.output_folder)
+        folder = folders.get(task.relative_folder)
         if folder is None:
-            folder = folders[task.output_folder] = _OutputFolder(task.output_folder, input_names)
+            folder = folders[task.relative_folder] = _OutputFolder(task.output_folder, input_names)
         folded = _fold(task.output_name)
         if folder.is_input(task.output_name, folded):
             raise UsageError(f"{escape_name(task.output)} is an input, too; choose another output. Nothing was written.")
@@ -354,6 +382,9 @@ def _check_tasks(
             )
         if folder.exists(task.output_name, folded):
             existing.add(index)
+    for index, task in enumerate(tasks):
+        if task.fallback_name != task.output_name and not folders[task.relative_folder].take_fallback(task.fallback_name):
+            tasks[index] = task._replace(is_fallback_taken=True)
     return existing
 
 
@@ -375,12 +406,11 @@ def _list_input_names(sources: Sequence[_Source], other_inputs: Sequence[str | o
 
 def _add_fallbacks(tasks: Sequence[ImageTask], existing: set[int]) -> set[int]:
     """Adds the tasks whose output an earlier run wrote in another format, since its own could not hold it."""
-    planned = {(task.output_folder, _fold(task.output_name)) for task in tasks}
     return existing | {
         index
         for index, task in enumerate(tasks)
         if index not in existing
-        and (task.output_folder, _fold(task.fallback_name)) not in planned
+        and not task.is_fallback_taken
         and os.path.lexists(os.path.join(task.output_folder, task.fallback_name))
     }
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from dni_deploy.errors import UsageError, escape_name
+from dni_deploy.jobs.ray_options import RayOptions
+from dni_deploy.utils.format_count import format_numbers
 
 Unit = TypeVar("Unit")
 
@@ -18,16 +20,19 @@ MAX_SHARDS = 100_000
 
 
 @dataclass(frozen=True)
-class JobOptions:
-    """How a command goes on with a job, and how much of it it does.
+class JobOptions(RayOptions):
+    """How a command goes on with a job, how much of it it does, and, as RayOptions says, where.
 
     Attributes:
         resume: Resume a run that was stopped; else start again.
         shard: "K/N" or "join"; None: all of it.
+        max_failures: How many images may fail before the run stops, a number or a part such as "5%"; None: any number, but
+            if the first 50 all fail with one sentence, it stops with that.
     """
 
     resume: bool = True
     shard: str | None = None
+    max_failures: str | int | None = None
 
 
 @dataclass(frozen=True)
@@ -71,3 +76,20 @@ class Shard:
 def find_shard(position: int, count: int) -> Shard:
     """Returns the shard that does the unit at a position of the list, where there are `count` shards."""
     return Shard(position % count + 1, count)
+
+
+def format_shards_to_repeat(shards: Collection[str], list_positions: Callable[[int], Collection[int]]) -> str:
+    """Says which shards make what is missing: "; of 4 shards, run 2 again".
+
+    Args:
+        shards: Those that have begun, as they format themselves; "" does not count.
+        list_positions: Returns the positions of the missing units in the list, where there are that many shards.
+
+    Returns:
+        The phrase; "" where none has begun.
+    """
+    phrase = ""
+    for count in sorted({Shard.parse(shard).count for shard in shards if shard}):
+        numbers = format_numbers(sorted({find_shard(position, count).number for position in list_positions(count)}))
+        phrase += f"; of {count} shards, run {numbers} again" if not phrase else f", or of {count} {numbers}"
+    return phrase

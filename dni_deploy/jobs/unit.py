@@ -6,11 +6,11 @@ import os
 import platform
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
-from dni_deploy.errors import ERROR_BY_KIND, DniError
+from dni_deploy.errors import DniError
 
 
 class JobUnit(Protocol):
@@ -33,20 +33,70 @@ class UnitError:
         kind: The error's fixed name.
         message: Its sentence.
         exit_code: Its exit code.
+        exception: The error itself, in the process that raised it.
     """
 
     kind: str
     message: str
     exit_code: int
+    exception: DniError | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def from_error(cls, error: DniError) -> UnitError:
         """Describes an error."""
-        return cls(error.kind, str(error), error.exit_code)
+        return cls(error.kind, str(error), error.exit_code, error)
 
     def to_error(self) -> DniError:
-        """Makes the error again, of its own class; of the base where no class has its name any more."""
-        return ERROR_BY_KIND.get(self.kind, DniError)(self.message)
+        """Returns the error, or one like it where it was raised by another process."""
+        if self.exception is not None:
+            return self.exception
+        kinds = {kind.kind: kind for kind in _list_error_classes(DniError)}
+        by_code = {kind.exit_code: kind for kind in DniError.__subclasses__()}
+        return kinds.get(self.kind, by_code.get(self.exit_code, DniError))(self.message)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the error as it is stored."""
+        return {"kind": self.kind, "message": self.message, "exit_code": self.exit_code}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves the error itself behind, which another process may not know."""
+        return {**self.to_json(), "exception": None}
+
+
+def _list_error_classes(error_class: type[DniError]) -> Iterator[type[DniError]]:
+    for subclass in error_class.__subclasses__():
+        yield subclass
+        yield from _list_error_classes(subclass)
+
+
+@dataclass(frozen=True)
+class UnitOutput:
+    """The file that a unit made.
+
+    Attributes:
+        path: Below the job's folder, with slashes.
+        size: Bytes.
+        sha256: Of its content, in hex.
+    """
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class UnitResult:
+    """What came of a unit that is done.
+
+    Attributes:
+        notes: What a user should know about it, one phrase each.
+        output: The file that it made, where it is one.
+        details: What reports say of it besides, as JSON.
+    """
+
+    notes: tuple[str, ...] = ()
+    output: UnitOutput | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -60,7 +110,11 @@ class UnitRow:
         seconds: Time it took.
         notes: What a user should know about it, one phrase each.
         error: Why it failed; None where it is done.
-        values: What was measured, as JSON values; None for a unit that writes files.
+        output: The file that it made, where it is one.
+        details: What reports say of it besides, as JSON.
+        engine: Name of the engine that ran.
+        machine: The kind of machine, on which the bytes of the output may depend.
+        finished: When it was over, in seconds since 1970.
     """
 
     unit: str
@@ -69,11 +123,20 @@ class UnitRow:
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
     error: UnitError | None = None
-    values: Any = None
+    output: UnitOutput | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    engine: str = ""
+    machine: str = ""
+    finished: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the row as it is stored."""
-        return asdict(self)
+        """Returns the row as it is stored: what is empty is left out."""
+        stored = {
+            **vars(self),
+            "error": None if self.error is None else self.error.to_json(),
+            "output": None if self.output is None else vars(self.output),
+        }
+        return {name: value for name, value in stored.items() if value or name in ("unit", "worker")}
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> UnitRow:
@@ -82,16 +145,37 @@ class UnitRow:
         Raises:
             KeyError: A field is missing, or TypeError or ValueError: one is none.
         """
-        error = fields["error"]
+        error, output = fields.get("error"), fields.get("output")
         return cls(
             str(fields["unit"]),
             str(fields["worker"]),
-            str(fields["shard"]),
-            float(fields["seconds"]),
-            tuple(str(note) for note in fields["notes"]),
+            str(fields.get("shard", "")),
+            float(fields.get("seconds", 0.0)),
+            tuple(str(note) for note in fields.get("notes", ())),
             None if error is None else UnitError(str(error["kind"]), str(error["message"]), int(error["exit_code"])),
-            fields.get("values"),
+            None if output is None else UnitOutput(str(output["path"]), int(output["size"]), str(output["sha256"])),
+            dict(fields.get("details", {})),
+            str(fields.get("engine", "")),
+            str(fields.get("machine", "")),
+            float(fields.get("finished", 0.0)),
         )
+
+
+@dataclass(frozen=True)
+class WorkerName:
+    """What the rows of one worker have in common.
+
+    Attributes:
+        worker: As `make_worker_name` returns it.
+        shard: As Shard formats itself; "" without shards.
+        engine: Name of the engine that it runs.
+        machine: The kind of its machine.
+    """
+
+    worker: str
+    shard: str = ""
+    engine: str = ""
+    machine: str = ""
 
 
 def make_worker_name() -> str:
@@ -99,23 +183,22 @@ def make_worker_name() -> str:
     return f"{platform.node() or 'machine'}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
-def run_unit(unit: UnitT, work: Callable[[UnitT], Sequence[str]], *, worker: str, shard: str = "") -> UnitRow:
+def run_unit(unit: UnitT, work: Callable[[UnitT], UnitResult], worker: WorkerName) -> UnitRow:
     """Does one unit. An error that is raised on purpose becomes a row, and so travels as data.
 
     Args:
         unit: The unit.
-        work: Does it and returns notes.
-        worker: As `make_worker_name` returns it.
-        shard: The shard, for the row.
+        work: Does it.
+        worker: Who does it.
 
     Returns:
         The row. Ctrl-C and bugs are raised.
     """
     started = time.perf_counter()
-    notes: Sequence[str] = ()
-    failure = None
+    result, failure = UnitResult(), None
     try:
-        notes = work(unit)
+        result = work(unit)
     except DniError as error:
         failure = UnitError.from_error(error)
-    return UnitRow(unit.id, worker, shard, round(time.perf_counter() - started, 3), tuple(notes), failure)
+    row = UnitRow(unit.id, **vars(worker), error=failure, **vars(result))
+    return replace(row, seconds=round(time.perf_counter() - started, 3), finished=round(time.time(), 3))

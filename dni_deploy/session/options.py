@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 
 from dni_deploy.blending.group_rules import Rule
 from dni_deploy.errors import UsageError, escape_name
 from dni_deploy.network_controls import ControlValues
-from dni_deploy.utils.hardware import count_cores
 from engines import registry
 from engines.interface import EngineOptions
 
@@ -56,10 +55,6 @@ class SessionOptions:
             raise UsageError(f"Rules are a list of them; got one text, {escape_name(repr(self.rules))}.")
         object.__setattr__(self, "rules", tuple(self.rules or ()))
         _ = self.engine_options  # validates the fields that the engine shares
-
-    def share_cores(self, processes: int) -> SessionOptions:
-        """Returns the options for one of several processes of a machine: its part of the cores, where `threads` does not say."""
-        return replace(self, threads=max(1, count_cores() // processes)) if processes > 1 and not self.threads else self
 
     @property
     def engine_options(self) -> EngineOptions:

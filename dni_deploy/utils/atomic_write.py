@@ -46,6 +46,12 @@ LISTING_PAUSE_FACTOR = 50
 MAX_LISTINGS = 256
 
 
+class DiskFullError(LimitError):
+    """There is no room on the disk."""
+
+    kind = "DiskFullError"
+
+
 @contextmanager
 def write_file_atomically(
     path: str | os.PathLike[str], *, force: bool = False, mode_of: Path | None = None, keep_mode: bool = True
@@ -66,7 +72,7 @@ def write_file_atomically(
 
     Raises:
         UsageError: The target exists and `force` is off, is not a file, or has no folder.
-        LimitError: There is no room.
+        DiskFullError: There is no room.
         InputError: It cannot be written, or the disk fails; each message says what is on disk now.
     """
     target = _resolve_target(path)
@@ -94,7 +100,7 @@ def write_folder_atomically(path: str | os.PathLike[str], *, force: bool = False
         The temporary folder.
 
     Raises:
-        UsageError: As `write_file_atomically`, as are LimitError and InputError.
+        UsageError: As `write_file_atomically`, as are DiskFullError and InputError.
     """
     target = _resolve_target(path)
     existed = _check_replaceable(target, force)
@@ -126,7 +132,7 @@ def write_folder_atomically(path: str | os.PathLike[str], *, force: bool = False
 @contextmanager
 def _use_temporary_path(target: Path, existed: bool) -> Iterator[Path]:
     """Removes what remains at the temporary path at the end, and flushes the folder of the target after a success."""
-    _remove_stale(target)
+    remove_stale_files(target)
     temporary = _make_temporary_path(target)
     try:
         yield temporary
@@ -245,7 +251,7 @@ def _frame_temporary_name(target: Path) -> tuple[str, str]:
     return f".{shown}.", f".part{target.suffix if len(suffix) <= MAX_SUFFIX_BYTES else ''}"
 
 
-def _remove_stale(target: Path) -> None:
+def remove_stale_files(target: Path) -> None:
     """Removes what a killed process left of this same target."""
     start, end = _frame_temporary_name(target)
     pattern = re.compile(re.escape(start) + r"(\d+)-([0-9a-f]{6})-[0-9a-f]{8}" + re.escape(end))
@@ -371,7 +377,9 @@ def _write_error(error: OSError, target: Path, existed: bool | None) -> DniError
     }[existed]
     reason = error.strerror or str(error) or type(error).__name__
     if error.errno in DISK_FULL_ERRNOS:
-        return LimitError(f"There is no room to write {escape_name(target)} ({reason}); free some space and try again. {state}")
+        return DiskFullError(
+            f"There is no room to write {escape_name(target)} ({reason}); free some space and try again. {state}"
+        )
     if error.errno == errno.ENAMETOOLONG:
         return UsageError(f"The name {escape_name(target.name)} is too long for this disk; choose a shorter one. {state}")
     return InputError(f"{escape_name(target)} could not be written ({reason}). {state}")

@@ -34,6 +34,7 @@ EXTRA_BY_PACKAGE = {
     "scipy": "tune",
     "skimage": "tune",
     "ipywidgets": "notebook",
+    "ray": "ray",
 }
 """The extra of dni-deploy that installs a package, by the name under which it is imported."""
 

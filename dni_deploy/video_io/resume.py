@@ -7,22 +7,30 @@ import os
 import re
 import stat
 from collections.abc import Collection, Iterator, Mapping, Set
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from dni_deploy.errors import BusyError, InputError, LimitError, UsageError, escape_name
+from dni_deploy.errors import BusyError, InputError, UsageError, escape_name
+from dni_deploy.jobs.description import (
+    JOB_FILE_NAME,
+    LOCK_FILE_NAME,
+    check_is_equal,
+    hold_lock,
+    open_lock,
+    read_description,
+    write_description,
+)
 from dni_deploy.jobs.manifest import ROWS_NAME
-from dni_deploy.utils.atomic_write import DISK_FULL_ERRNOS, sync_folder, write_bytes, write_bytes_atomically
-from dni_deploy.utils.file_lock import try_lock
+from dni_deploy.utils.atomic_write import DISK_FULL_ERRNOS, DiskFullError, sync_folder, write_bytes, write_bytes_atomically
 from dni_deploy.utils.text_file import open_file
 from dni_deploy.video_io.frame_index import FrameIndex, SegmentPlace
 from dni_deploy.video_io.segments import Segment, SegmentWriter, open_segment, segment_path
 
 JOB_FOLDER_SUFFIX = ".dni-part"
-JOB_FILE_NAME, LOCK_FILE_NAME, LOG_STARTED_FILE_NAME = "job.json", "lock", "logged"
+LOG_STARTED_FILE_NAME = "logged"
 PUBLISHED_FILE_NAME, INDEX_FILE_NAME = "published.json", "index.json"
 JOB_SCHEMA_VERSION = 3
 """1: color was converted in another way, so that segments of both would show where they meet. 2: timestamps that jump were not
@@ -40,7 +48,7 @@ OWN_NAME = re.compile(
 LAST_REMOVED_NAMES = {JOB_FILE_NAME: 1, PUBLISHED_FILE_NAME: 2, LOCK_FILE_NAME: 3}
 """What is removed last, in this order, so that a run that is killed meanwhile leaves a folder that is recognized."""
 
-NO_LINKS = getattr(os, "O_NOFOLLOW", 0)
+RESUME_ADVICE = "Give the same again to resume it, or --fresh to discard it."
 
 FINGERPRINT_BYTES = 1 << 20
 """Bytes at the beginning and at the end of a video that stand for its content."""
@@ -88,11 +96,11 @@ class VideoJob:
         """
         path = self.folder / JOB_FILE_NAME
         description = {**self.description, **json.loads(json.dumps(fields))}
-        if _read_description(path) is None:
-            # Whole or not at all, so that a folder with segments always has a description.
-            with suppress(UsageError) if self.is_shared else nullcontext():  # another process was faster
-                write_bytes_atomically(path, json.dumps(description, indent=1).encode(), force=not self.is_shared)
-        _check_is_equal(self.folder, _read_description(path) or {}, description)
+        if read_description(path) is None:
+            if not self.is_shared:
+                path.unlink(missing_ok=True)  # a damaged one
+            write_description(path, description)
+        check_is_equal(self.folder, read_description(path) or {}, description, RESUME_ADVICE)
 
     def check_has_no_gap(self) -> None:
         """Checks that the segments follow each other.
@@ -196,8 +204,8 @@ def remove_published_job(output: Path) -> None:
     folder = job_folder_path(output)
     with suppress(OSError, ValueError, UsageError, BusyError):
         _check_is_job_folder(folder)
-        with _hold_lock(_open_lock(folder), output):
-            has_job = _read_description(folder / JOB_FILE_NAME) is not None
+        with hold_lock(open_lock(folder), output):
+            has_job = read_description(folder / JOB_FILE_NAME) is not None
             if not has_job or json.loads((folder / PUBLISHED_FILE_NAME).read_bytes()) == _identify_file(output):
                 VideoJob(folder, 1).remove()
 
@@ -248,7 +256,7 @@ def open_job(
         BusyError: Another run works at it.
         UsageError: A stopped job has another description, or the folder is none of a stopped job.
         InputError: The folder cannot be made.
-        LimitError: There is no room for it.
+        DiskFullError: There is no room for it.
     """
     folder = job_folder_path(output)
     try:
@@ -256,11 +264,11 @@ def open_job(
             folder.mkdir()
             sync_folder(folder.parent)
         _check_is_job_folder(folder)
-        lock = _open_lock(folder)
+        lock = open_lock(folder)
     except OSError as error:
-        kind = LimitError if error.errno in DISK_FULL_ERRNOS else InputError
+        kind = DiskFullError if error.errno in DISK_FULL_ERRNOS else InputError
         raise kind(f"The job folder {escape_name(folder)} cannot be made ({error.strerror}). Nothing was written.") from error
-    with _hold_lock(lock, output, shared=shared):
+    with hold_lock(lock, output, shared=shared):
         job = VideoJob(
             folder, segment_frames, {"schema": JOB_SCHEMA_VERSION, **json.loads(json.dumps(description))}, is_shared=shared
         )
@@ -270,27 +278,7 @@ def open_job(
 
 def is_stopped_job(output: Path) -> bool:
     """Tells whether there is a job folder with a description for an output."""
-    return _read_description(job_folder_path(output) / JOB_FILE_NAME) is not None
-
-
-def _open_lock(folder: Path) -> int:
-    return os.open(folder / LOCK_FILE_NAME, os.O_RDWR | os.O_CREAT | NO_LINKS, 0o666)
-
-
-@contextmanager
-def _hold_lock(descriptor: int, output: Path, *, shared: bool = False) -> Iterator[None]:
-    """Keeps other runs away, or those that do not share the job; closes the descriptor at the end."""
-    try:
-        _lock_job(descriptor, output, shared)
-        yield
-    finally:
-        with suppress(OSError):  # nothing was written through it
-            os.close(descriptor)
-
-
-def _lock_job(descriptor: int, output: Path, shared: bool) -> None:
-    if not try_lock(descriptor, shared=shared):
-        raise BusyError(f"Another run is writing {escape_name(output)} at this moment; wait for it, or name another output.")
+    return read_description(job_folder_path(output) / JOB_FILE_NAME) is not None
 
 
 def _check_is_job_folder(folder: Path) -> None:
@@ -307,7 +295,7 @@ def _check_is_job_folder(folder: Path) -> None:
         what = "is not a folder"
     elif hasattr(os, "geteuid") and status.st_uid != os.geteuid():
         what = "belongs to another user"
-    elif _read_description(folder / JOB_FILE_NAME) is None and any(
+    elif read_description(folder / JOB_FILE_NAME) is None and any(
         not BEFORE_DESCRIPTION_NAME.fullmatch(entry.name) or entry.is_symlink() for entry in os.scandir(folder)
     ):
         what = "is no stopped job: it has content and no description of one"
@@ -319,10 +307,10 @@ def _check_is_job_folder(folder: Path) -> None:
 
 
 def _resume_or_create(job: VideoJob, fresh: bool, unknown: Collection[str]) -> None:
-    stopped = None if fresh else _read_description(job.folder / JOB_FILE_NAME)
+    stopped = None if fresh else read_description(job.folder / JOB_FILE_NAME)
     if stopped is not None:
         job.stored_description = {key: stopped.pop(key) for key in unknown if key in stopped}
-        _check_is_equal(job.folder, stopped, job.description)
+        check_is_equal(job.folder, stopped, job.description, RESUME_ADVICE)
         if not job.is_shared:
             _load_segments(job)
         return
@@ -330,26 +318,6 @@ def _resume_or_create(job: VideoJob, fresh: bool, unknown: Collection[str]) -> N
         _remove_own_files(job.folder, {LOCK_FILE_NAME})
     if not unknown:
         job.complete_description({})
-
-
-def _check_is_equal(folder: Path, stopped: Mapping[str, Any], description: Mapping[str, Any]) -> None:
-    differing = sorted(key for key in description.keys() | stopped.keys() if description.get(key) != stopped.get(key))
-    if differing:
-        raise UsageError(
-            f"{escape_name(folder)} holds a stopped job that differs in: {escape_name(', '.join(differing))}. "
-            "Give the same again to resume it, or --fresh to discard it."
-        )
-
-
-def _read_description(path: Path) -> dict[str, Any] | None:
-    """Reads the description of a job; None where there is none of this program."""
-    try:
-        if not stat.S_ISREG(os.lstat(path).st_mode):
-            return None
-        description = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return description if isinstance(description, dict) and isinstance(description.get("schema"), int) else None
 
 
 def _load_segments(job: VideoJob) -> None:

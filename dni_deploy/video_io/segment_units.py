@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container
 from dataclasses import dataclass
 
 from dni_deploy.video_io.frame_index import FrameIndex, SegmentPlace
@@ -57,14 +57,3 @@ def list_units(index: FrameIndex, segment_frames: int, shard_count: int = 1) -> 
     places = index.list_segments(segment_frames)
     size = max(1, min(MAX_UNIT_SEGMENTS, len(places) // (MIN_UNITS_PER_SHARD * shard_count)))
     return [SegmentUnit(tuple(places[start : start + size])) for start in range(0, len(places), size)]
-
-
-def format_numbers(numbers: Sequence[int]) -> str:
-    """Formats ascending numbers with ranges: 0 to 3, 7, 9 to 12."""
-    ranges: list[list[int]] = []
-    for number in numbers:
-        if ranges and number == ranges[-1][1] + 1:
-            ranges[-1][1] = number
-        else:
-            ranges.append([number, number])
-    return ", ".join(str(first) if first == last else f"{first} to {last}" for first, last in ranges)

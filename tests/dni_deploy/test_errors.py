@@ -60,6 +60,7 @@ FIXED = {
     "BusyError": 9,
     "CheckpointError": 3,
     "CoefficientsError": 2,
+    "DiskFullError": 6,
     "DniError": 1,
     "EngineError": 11,
     "ImageFileError": 3,
@@ -78,7 +79,14 @@ FIXED = {
 }
 """The kind of every error, as scripts read it in JSON, and its exit code. Kinds are fixed, whatever the classes are called."""
 
-KINDS_OF_ONE_MODULE = ("InPlaceUnsupportedError", "IndexMismatchError", "JobFolderError", "JoinError", "SizeChangeError")
+KINDS_OF_ONE_MODULE = (
+    "DiskFullError",
+    "InPlaceUnsupportedError",
+    "IndexMismatchError",
+    "JobFolderError",
+    "JoinError",
+    "SizeChangeError",
+)
 """Those that are not in errors.py."""
 
 

@@ -9,16 +9,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dni_deploy.api import run as run_module
 from dni_deploy.cli.main import main
 from dni_deploy.imaging.image_formats import IMAGE_FORMATS, ImageFormat
-from tests.support.frame_session import Dimmer, opener
+from tests.support.frame_session import Dimmer, run_over
 
 PAGE = (Path(__file__).parents[2] / "docs" / "images.md").read_text(encoding="utf-8")
 
 
 def test_documented_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "open_session", opener(Dimmer((1.0, 0.0)), ("a", "b")))
+    run_over(monkeypatch, Dimmer((1.0, 0.0)))
     monkeypatch.chdir(tmp_path)
     for suffix in ("png", "jpg"):
         Image.new("RGB", (4, 4)).save(f"in.{suffix}")

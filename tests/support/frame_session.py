@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from dni_deploy.alpha.coefficients import Coefficients
+from dni_deploy.api import run_images
+from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.session.session import Session
 from dni_deploy.signature import Signature
 from engines.frame_conversion import HostFrameEngine
+
+MEMBERS = ("a", "b")
+
+
+def named_bundle(scale: int = 1, digest: str = "0" * 64) -> Bundle:
+    """Returns a fake bundle with the fields that `video` and `run` read."""
+    manifest: Any = SimpleNamespace(
+        members=[SimpleNamespace(name=name) for name in MEMBERS], signature=Signature(radius=0, scale=scale)
+    )
+    return Bundle(Path("named.dni"), manifest, digest)
 
 
 class Dimmer(HostFrameEngine):
@@ -56,3 +71,9 @@ def opener(engine: Dimmer, members: tuple[str, ...], signature: Signature | None
         return Session(engine, members, signature or Signature(radius=0, scale=engine.scale), first)
 
     return open_session
+
+
+def run_over(monkeypatch: pytest.MonkeyPatch, engine: Dimmer, signature: Signature | None = None) -> None:
+    """Lets `run` open a fake bundle by any name, and run it on this engine."""
+    monkeypatch.setattr(run_images, "open_session", opener(engine, MEMBERS, signature))
+    monkeypatch.setattr(Bundle, "ensure_open", lambda given: given if isinstance(given, Bundle) else named_bundle(engine.scale))

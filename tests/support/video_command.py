@@ -5,28 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from dni_deploy.api import video as verb
-from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.signature import Signature
 from dni_deploy.video_io.encoder import EncoderOptions
 from dni_deploy.video_io.video_file import InputOptions
-from tests.support.frame_session import Dimmer, opener
-
-MEMBERS = ("a", "b")
-
-
-def named_bundle(scale: int = 1, digest: str = "0" * 64) -> Bundle:
-    """Returns a fake bundle with the fields that `video` reads."""
-    manifest: Any = SimpleNamespace(
-        members=[SimpleNamespace(name=name) for name in MEMBERS], signature=Signature(radius=0, scale=scale)
-    )
-    return Bundle(Path("named.dni"), manifest, digest)
-
+from tests.support.frame_session import MEMBERS, Dimmer, named_bundle, opener
 
 Make = Callable[..., verb.VideoReport]
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dni_deploy.api import run as run_module
 from dni_deploy.api.run import RunReport, run
 from dni_deploy.api.run_images import ImageFailure
 from dni_deploy.errors import (
@@ -32,14 +31,14 @@ from dni_deploy.imaging.resize import resize_frame
 from dni_deploy.signature import Signature
 from dni_deploy.spatial.alpha_map import AlphaMapOptions
 from tests.support.color_files import ADOBE_ICC, encode, make_exif, make_pixels
-from tests.support.frame_session import Dimmer, opener
+from tests.support.frame_session import Dimmer, run_over
 
 
 @pytest.fixture
 def dimmer(monkeypatch: pytest.MonkeyPatch) -> Dimmer:
     """Member a keeps the image, member b makes it black."""
     engine = Dimmer((1.0, 0.0))
-    monkeypatch.setattr(run_module, "open_session", opener(engine, ("a", "b")))
+    run_over(monkeypatch, engine)
     return engine
 
 
@@ -90,7 +89,7 @@ def test_folders_are_read_one_level_deep(tmp_path: Path, dimmer: Dimmer) -> None
     write_image(tmp_path / "single.png", seed=9)
     calls: list[tuple[int, int, str]] = []
     report = run("x.dni", [source, tmp_path / "single.png"], tmp_path / "out", 1, progress=lambda *call: calls.append(call))
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png", "c.png", "single.png"]
+    assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == ["a.png", "b.png", "c.png", "single.png"]
     assert all(np.array_equal(read_pixels(tmp_path / "out" / name), pixels) for name, pixels in expected.items())
     assert report.skipped == {"not_image": (str(source / "notes.txt"),)}
     assert [call[:2] for call in calls] == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
@@ -105,7 +104,7 @@ def test_run_tiles_large_images(tmp_path: Path, dimmer: Dimmer) -> None:
 
 
 def test_scale_and_transparency(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "open_session", opener(Dimmer((1.0, 0.0), scale=2), ("a", "b")))
+    run_over(monkeypatch, Dimmer((1.0, 0.0), scale=2))
     rgba = np.random.default_rng(0).integers(0, 256, (5, 7, 4), dtype=np.uint8)
     rgba[..., 3] = 200
     Image.fromarray(rgba).save(tmp_path / "in.png")
@@ -170,7 +169,7 @@ def test_missing_inputs_are_refused(tmp_path: Path, dimmer: Dimmer) -> None:
 
 def test_one_failed_image_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Dimmer((1.0, 0.0), broken=11)
-    monkeypatch.setattr(run_module, "open_session", opener(engine, ("a", "b")))
+    run_over(monkeypatch, engine)
     source = tmp_path / "in"
     source.mkdir()
     write_image(source / "a.png")
@@ -179,12 +178,12 @@ def test_one_failed_image_does_not_stop_the_others(tmp_path: Path, monkeypatch: 
     write_image(source / "d.png")
     with pytest.raises(PartialResultError, match=r"2 of 4 images were processed.*2 failed\. First: .*b\.png is a web page"):
         run("x.dni", source, tmp_path / "out", 1)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "d.png"]
+    assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == ["a.png", "d.png"]
     assert engine.closed == 1
 
 
 def test_a_single_failure_or_only_failures_raise_the_original_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "open_session", opener(Dimmer((1.0, 0.0), broken=11), ("a", "b")))
+    run_over(monkeypatch, Dimmer((1.0, 0.0), broken=11))
     write_image(tmp_path / "c.png", width=11)
     with pytest.raises(EngineError, match="NaN"):
         run("x.dni", tmp_path / "c.png", tmp_path / "out.png", 1)
@@ -196,9 +195,7 @@ def test_a_single_failure_or_only_failures_raise_the_original_error(tmp_path: Pa
 
 
 def test_an_output_too_large_at_this_scale_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        run_module, "open_session", opener(Dimmer((1.0,) * 2, scale=4), ("a", "b"), Signature(scale=4, radius=0))
-    )
+    run_over(monkeypatch, Dimmer((1.0,) * 2, scale=4), Signature(scale=4, radius=0))
     monkeypatch.setenv("DNI_MAX_PIXELS", "100_000_000")
     Image.new("L", (2501, 2500)).save(tmp_path / "in.png")
     with pytest.raises(LimitError, match=r"output 10004x10000, and 100,000,000 are allowed"):
@@ -336,7 +333,7 @@ def test_a_format_that_cannot_hold_the_image_is_replaced_in_a_folder(tmp_path: P
     write_rgba(tmp_path / "in/opaque.png", 255, 255)
     jpeg = ImageFileOptions(file_format="jpg")
     report = run("x.dni", tmp_path / "in", tmp_path / "out", 1, file_options=jpeg)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["clear.png", "opaque.jpg"]
+    assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == ["clear.png", "opaque.jpg"]
     assert [row.output for row in report.images] == [str(tmp_path / "out/clear.png"), str(tmp_path / "out/opaque.jpg")]
     assert report.images[0].notes == ("written as .png, since a JPEG file has no transparency",)
     assert read_pixels(tmp_path / "out/clear.png").shape == (6, 8, 4)
@@ -352,7 +349,7 @@ def test_a_format_that_cannot_hold_the_image_is_replaced_in_a_folder(tmp_path: P
 
 
 def test_an_image_too_long_for_its_format_becomes_png(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "open_session", opener(Dimmer((1.0, 0.0), scale=2), ("a", "b")))
+    run_over(monkeypatch, Dimmer((1.0, 0.0), scale=2))
     Image.new("RGB", (8192, 1)).save(tmp_path / "long.webp", lossless=True)
     report = run("x.dni", tmp_path / "long.webp", tmp_path / "out", 1)
     assert report.images[0].output == str(tmp_path / "out/long.png")
@@ -365,7 +362,7 @@ def test_an_image_too_long_for_its_format_becomes_png(tmp_path: Path, monkeypatc
 
 
 def test_outputs_are_resized_by_lanczos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "open_session", opener(Dimmer((1.0, 0.0), scale=4), ("a", "b")))
+    run_over(monkeypatch, Dimmer((1.0, 0.0), scale=4))
     write_rgba(tmp_path / "in.png", 200, 100)
     whole = run("x.dni", tmp_path / "in.png", tmp_path / "whole.png", 1).images[0]
     for name, options in (("a", ImageFileOptions(outscale=2)), ("b", ImageFileOptions(size=(16, 12)))):
@@ -435,7 +432,7 @@ def test_an_interrupted_run_leaves_whole_files_and_nothing_else(tmp_path: Path, 
 
     with pytest.raises(KeyboardInterrupt):
         run("x.dni", tmp_path / "in", tmp_path / "out", 1, progress=stop_at_the_fifth)
-    written = sorted((tmp_path / "out").iterdir())
+    written = sorted((tmp_path / "out").glob("[!.]*"))
     assert 5 <= len(written) == seen[-1] < 60
     assert all(read_pixels(path).shape == (48, 64, 3) for path in written)
     assert dimmer.closed == 1
@@ -522,4 +519,4 @@ def test_an_image_without_memory_fails_alone(tmp_path: Path, dimmer: Dimmer, mon
     dimmer.infer = infer  # type: ignore[method-assign]
     with pytest.raises(PartialResultError, match=r"1 failed\. First: .*b\.png needs more memory"):
         run("x.dni", tmp_path / "in", tmp_path / "out", 1)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.png"]
+    assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == ["a.png", "c.png"]

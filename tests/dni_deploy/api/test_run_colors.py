@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from dni_deploy.api import run as run_module
 from dni_deploy.api.run import run
 from tests.support.color_files import COLOR_SOURCES, encode, make_exif, make_pixels, read_by_pillow, render, skip_unread
-from tests.support.frame_session import Dimmer, opener
+from tests.support.frame_session import Dimmer, run_over
 
 MAGICK = next((path for name in ("magick", "/usr/bin/convert", "convert") if (path := shutil.which(name))), "")
 OUTPUTS = (".png", ".jpg", ".webp", ".tif", ".bmp")
@@ -25,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def identity(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "open_session", opener(Dimmer((1.0, 0.0)), ("a", "b")))
+    run_over(monkeypatch, Dimmer((1.0, 0.0)))
 
 
 def render_by_magick(path: Path, folder: Path) -> np.ndarray:

@@ -18,15 +18,18 @@ from PIL import Image
 from dni_deploy.api import sweep_images as module
 from dni_deploy.api.sweep import sweep
 from dni_deploy.api.sweep_images import SweepSettings, SweepWorkerFactory, make_units, sweep_images
+from dni_deploy.api.tune import tune
+from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.cli.main import main
 from dni_deploy.errors import ImageFileError, InputError, MismatchError, PartialResultError, UsageError
 from dni_deploy.imaging import image_file
 from dni_deploy.imaging.image_pairs import ImagePair
-from dni_deploy.imaging.metrics.psnr import psnr
+from dni_deploy.jobs.ray_options import RayOptions
+from dni_deploy.jobs.unit import UnitError, UnitRow
 from dni_deploy.reports.sweep import SweepReport
 from dni_deploy.session.options import SessionOptions
 from tests.support import pipe_bundle
-from tests.support.reversed_pool import ReversedPool
+from tests.support.local_workers import LocalWorkers
 
 COUNT = 10
 SETTINGS = SweepSettings(steps=5)
@@ -90,10 +93,10 @@ def test_the_points_are_means_over_the_images(expected: SweepReport) -> None:
 def test_the_numbers_depend_on_no_order_and_no_unit(
     folder: Path, expected: SweepReport, monkeypatch: pytest.MonkeyPatch, images_per_unit: int, held: int
 ) -> None:
-    monkeypatch.setattr(module, "open_pool", ReversedPool)
+    monkeypatch.setattr(module, "open_workers", LocalWorkers)
     monkeypatch.setattr(module, "IMAGES_PER_UNIT", images_per_unit)
     monkeypatch.setattr(module, "MAX_HELD_PIXELS", held)
-    assert numbers(measure(folder, workers=3)) == numbers(expected)
+    assert numbers(measure(folder)) == numbers(expected)
 
 
 def test_an_image_is_decoded_once_for_all_alphas(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +164,6 @@ def test_a_metric_that_fails_is_told_once(folder: Path, monkeypatch: pytest.Monk
         ({"table": "t.txt"}, r"written as \.csv"),
         ({"table": "nowhere/t.csv"}, "does not exist"),
         ({"plot": "p.gif"}, "A plot is written as"),
-        ({"workers": 0}, "1 to 61 workers"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(folder: Path, options: dict[str, Any], message: str) -> None:
@@ -182,12 +184,13 @@ def test_an_identical_image_has_an_infinite_psnr(folder: Path) -> None:
     assert report.format_table().splitlines()[2].endswith(",inf,inf")
 
 
-def test_what_travels_can_be_pickled() -> None:
+def test_what_travels_can_be_pickled(folder: Path) -> None:
     pairs = [ImagePair(f"{number}.png", f"in/{number}.png", "clean.png") for number in range(9)]
-    units = list(make_units(pairs))
+    units = make_units(pairs)
     assert [len(unit.pairs) for unit in units] == [4, 4, 1]
     assert [unit.id for unit in units] == sorted(unit.id for unit in units)
-    factory = SweepWorkerFactory("x.dni", ((0.0, 1.0),), SETTINGS, SessionOptions(rules=["norm:*=0.2"]))
+    bundle = Bundle.open(folder / "x.dni")
+    factory = SweepWorkerFactory(bundle, ((0.0, 1.0),), SETTINGS, SessionOptions(rules=["norm:*=0.2"]))
     assert pickle.loads(pickle.dumps((factory, units))) == (factory, units)
 
 
@@ -230,7 +233,8 @@ def test_the_command_goes_on_after_an_image_that_fails(
         ("in --reference clean --html p.html", "give -o"),
         ("in/0.png -o sheet.png --table t.csv", "--table is for the numbers"),
         ("in/0.png -o sheet.png --metric ssim", "--metric is for the numbers"),
-        ("in/0.png -o sheet.png --workers 2", "--workers is for the numbers"),
+        ("in/0.png -o sheet.png --ray auto", "--ray is for the numbers"),
+        ("in --reference clean --workers 2", "give --ray"),
         ("in/0.png -o sheet.png --reference a --reference b", "One image has one reference"),
     ],
 )
@@ -244,15 +248,47 @@ def test_one_image_and_many_are_told_apart(
     assert sorted(folder.rglob("*")) == before
 
 
+class Killed:
+    """A pool whose second unit kills its workers, as a cluster reports it."""
+
+    def __init__(self, factory: Any, *arguments: object, **keywords: object) -> None:
+        self._worker = factory.open_worker()
+
+    def run_units(self, units: Any) -> Any:
+        for number, unit in enumerate(units):
+            if number == 1:
+                yield UnitRow(unit.id, "", error=UnitError("EngineError", "It killed its worker 2 times.", 11))
+            else:
+                yield from self._worker.run_units([unit])
+
+    def close(self) -> None:
+        self._worker.close()
+
+
+def test_images_that_kill_their_workers_have_failed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "open_workers", Killed)
+    with pytest.raises(PartialResultError, match=r"6 of 10 images were measured, 4 failed\. First: It killed"):
+        measure(folder)
+
+
 @pytest.mark.slow
-def test_several_processes_give_the_same_numbers(folder: Path, expected: SweepReport, tmp_path: Path) -> None:
-    assert numbers(measure(folder, workers=2)) == numbers(expected)
-    broken = tmp_path / "broken.png"
-    broken.touch()
-    with pytest.raises(PartialResultError, match="1 of 2 images"):
-        sweep_images(
-            folder / "x.dni", [folder / "in" / "0.png", broken], [folder / "clean" / "0.png"] * 2, settings=SETTINGS, workers=2
+def test_workers_on_a_cluster_give_the_same_numbers(
+    folder: Path, expected: SweepReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In sweep and in tune, with one start of Ray, and from a folder where relative paths mean something else to workers."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed (extra `ray`)")
+    from dni_deploy.jobs.ray_cluster import connect_cluster
+
+    monkeypatch.chdir(folder)
+    with connect_cluster(RayOptions(ray="local")):
+        for workers in (1, 2):
+            options = RayOptions(ray="local", workers=workers)
+            report = sweep_images("x.dni", "in", "clean", settings=SETTINGS, recursive=True, ray_options=options)
+            assert numbers(report) == numbers(expected)
+        here, there = (
+            tune("x.dni", "in", reference="clean", recursive=True, evaluations=10, ray_options=options)
+            for options in (None, RayOptions(ray="local", workers=2))
         )
-    with pytest.raises(UsageError, match="tile"):
-        measure(folder, SweepSettings(2, tile=16, overlap=16), workers=2)
-    assert psnr(np.zeros((1, 1, 3)), np.zeros((1, 1, 3))) == math.inf
+        assert there.evaluations == here.evaluations
+        assert (there.notes, there.chosen_index) == (here.notes, here.chosen_index)
+    assert not ray.is_initialized()

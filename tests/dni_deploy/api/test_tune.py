@@ -25,9 +25,8 @@ from dni_deploy.tuning import trials
 from engines.frame_conversion import HostFrameEngine
 from tests.dni_deploy.imaging.test_noise import noised
 from tests.dni_deploy.tuning.test_sure import blur, middle
-from tests.support import pipe_bundle
 from tests.support.frame_session import Dimmer, opener
-from tests.support.reversed_pool import ReversedPool
+from tests.support.local_workers import LocalWorkers
 
 
 @pytest.fixture
@@ -101,13 +100,13 @@ def test_the_result_depends_on_no_order_and_no_unit(folder: Path, monkeypatch: p
     use(monkeypatch, Dimmer((1.0, 0.0)), "a", "b")
     wishes = {"metric": ["psnr", "ciede2000"], "crop": 16, "evaluations": 14}
     whole = tune("x", sources, reference=references, **wishes)  # type: ignore[arg-type]
-    monkeypatch.setattr(tune_module, "open_pool", ReversedPool)
+    monkeypatch.setattr(tune_module, "open_workers", LocalWorkers)
     for images_per_unit in (1, 3, 100):
         monkeypatch.setattr(tune_images, "IMAGES_PER_UNIT", images_per_unit)
-        again = tune("x", sources, reference=references, workers=3, **wishes)  # type: ignore[arg-type]
+        again = tune("x", sources, reference=references, **wishes)  # type: ignore[arg-type]
         assert again.evaluations == whole.evaluations
         assert (again.front, again.chosen_index, again.notes) == (whole.front, whole.chosen_index, whole.notes)
-    assert "and 4 more was given" in tune("x", sources, noise=10, workers=3, evaluations=2).notes[-1]
+    assert "and 4 more was given" in tune("x", sources, noise=10, evaluations=2).notes[-1]
 
 
 def test_an_image_is_read_once_for_all_evaluations(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,26 +121,6 @@ def test_an_image_is_read_once_for_all_evaluations(folder: Path, monkeypatch: py
     monkeypatch.setattr(trials, "read_image", read)
     tune("x", folder / "in.png", reference=folder / "clean.png", evaluations=8)
     assert decoded == ["in.png", "clean.png"]
-
-
-@pytest.mark.slow
-def test_several_processes_find_the_same(tmp_path: Path) -> None:
-    pipe_bundle.write(tmp_path / "x.dni")
-    for part, factor in (("in", 1.0), ("clean", 0.8)):
-        (tmp_path / part / "more").mkdir(parents=True)
-        for number, name in enumerate(("0.png", "1.png", "2.png", "3.png", "more/4.png")):
-            pixels = np.random.default_rng(number).integers(0, 256, (16 + number, 20, 3), dtype=np.uint8)
-            Image.fromarray(np.rint(pixels * factor).astype(np.uint8)).save(tmp_path / part / name)
-    reports = [
-        tune(
-            tmp_path / "x.dni", tmp_path / "in", reference=tmp_path / "clean", recursive=True, workers=workers, html=page,
-            evaluations=12,
-        )
-        for workers, page in ((1, None), (2, tmp_path / "t.html"), (4, None))
-    ]  # fmt: skip
-    assert reports[0].evaluations == reports[1].evaluations == reports[2].evaluations
-    assert [report.image_count for report in reports] == [5, 5, 5]
-    assert (tmp_path / "t.html").read_text(encoding="utf-8").count("<img ") == 4
 
 
 def test_tune_finds_the_best_point_of_three_members(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

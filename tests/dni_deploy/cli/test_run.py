@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dni_deploy.api import run as run_module
 from dni_deploy.api import run_images
 from dni_deploy.cli.main import main
-from tests.support.frame_session import Dimmer, opener
+from tests.support.frame_session import Dimmer, run_over
 
 Capture = pytest.CaptureFixture[str]
 
@@ -32,7 +31,7 @@ def call(line: str) -> int:
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """in/ with two images, one that is none, and a text; the bundle's member a keeps an image as it is."""
-    monkeypatch.setattr(run_module, "open_session", opener(Dimmer((1.0, 0.0)), ("a", "b")))
+    run_over(monkeypatch, Dimmer((1.0, 0.0)))
     monkeypatch.chdir(tmp_path)
     Path("in").mkdir()
     for seed, name in enumerate(("a.png", "c.png")):
@@ -148,10 +147,12 @@ def test_a_stopped_run_says_how_much_is_done(
         assert call(f"run x.dni in -o out --alpha 1 {'--json' if as_json else ''}") == code
     finally:
         signal.signal(signal.SIGTERM, before)
-    count = len(list(Path("out").iterdir()))
+    count = len(list(Path("out").glob("[!.]*")))
     assert 1 <= count < 32
     err = capsys.readouterr().err.splitlines()
     if as_json:
         assert json.loads(err[-2 if number == signal.SIGINT else -1])["stopped"] == {"done": count, "total": 33}
     else:
-        assert f"dni-deploy: {count} of 33 images are done and whole; the same command with --skip-existing continues." in err
+        assert (
+            f"dni-deploy: {count} of 33 images are done and whole; give the same command with --resume for the others." in err
+        )

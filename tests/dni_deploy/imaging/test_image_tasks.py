@@ -117,9 +117,12 @@ def test_the_fallback_of_one_image_may_be_the_output_of_another(tmp_path: Path) 
     touch(tmp_path / "out", "a.png")
     plan = plan_image_tasks(tmp_path / "in", tmp_path / "out", ImageFileOptions(skip_existing=True))
     assert outputs_of(plan, tmp_path / "out") == ["a.jpg"]
+    touch(tmp_path / "in", "b.jpg", "b.webp")
     plan = plan_image_tasks(tmp_path / "in", tmp_path / "new")
-    assert plan.find_fallback(plan.tasks[0]) == str(tmp_path / "new/a.png")
-    assert plan.has_output(str(tmp_path / "new/a.png"))
+    assert plan.tasks[0].fallback == str(tmp_path / "new/a.png")
+    assert [(task.id, task.is_fallback_taken) for task in plan.tasks] == [
+        ("a.jpg", True), ("a.png", False), ("b.jpg", False), ("b.webp", True),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

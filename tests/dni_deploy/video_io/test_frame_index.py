@@ -6,8 +6,9 @@ import json
 
 import pytest
 
+from dni_deploy.utils.format_count import format_numbers
 from dni_deploy.video_io.frame_index import DroppedFrames, FrameIndex, KeyFrame, SegmentPlace
-from dni_deploy.video_io.segment_units import SegmentUnit, format_numbers, list_units
+from dni_deploy.video_io.segment_units import SegmentUnit, list_units
 
 INDEX = FrameIndex(
     tuple(range(0, 250, 10)), 3, 20, (KeyFrame(0, -2), KeyFrame(8, 78), KeyFrame(16, 158)), DroppedFrames(True, missing=2)
