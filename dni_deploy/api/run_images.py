@@ -215,7 +215,8 @@ class ImageWorkerFactory:
         session = open_session(self.bundle, self.session_options, alpha=self.alpha)
         try:
             if self.job is not None:
-                self.job.check_engine({"engine": [session.engine.name, self.session_options.precision]})
+                engine = {"engine": [session.engine.name, self.session_options.precision]}
+                self.job.check_engine(engine | ({"plan": session.plan_digest} if session.plan_digest else {}))
             if options is None or mask is None:
                 return ImageWorker(session, self)
             ends = AlphaMapRange.from_options(session, self.alpha, options.white)

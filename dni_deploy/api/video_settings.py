@@ -44,7 +44,7 @@ from dni_deploy.video_io.video_file import InputOptions, VideoFile, open_video_f
 
 LIVE_ALPHA_DIGEST = "live"
 
-SESSION_KEYS = ("engine", "rules")
+SESSION_KEYS = ("engine", "plan", "rules")
 """What of the identity of a job is known only when its network is open."""
 
 
@@ -112,6 +112,8 @@ class VideoSettings:
     def describe_session(self, session: Session) -> dict[str, Any]:
         """Returns the SESSION_KEYS of the identity of the job."""
         engine: dict[str, Any] = {"engine": [session.engine.name, self.session_options.precision]}
+        if session.plan_digest:
+            engine["plan"] = session.plan_digest
         rules = session.rules
         return engine if rules is None else {**engine, "rules": [rule.to_json() for rule in rules.rules]}
 

@@ -146,6 +146,11 @@ class Session:
         self._finalizer = weakref.finalize(self, _close_in_process, engine, os.getpid())
 
     @property
+    def plan_digest(self) -> str:
+        """SHA-256 of the plan that the engine was opened from, in hex; "" for an engine whose plan changes no result."""
+        return getattr(self.engine, "plan_digest", "")
+
+    @property
     def alpha(self) -> Coefficients:
         """The newest coefficients that were set, of all weights that no rule governs.
 

@@ -101,6 +101,7 @@ class TensorRTEngine(ABC, Generic[BufferSet]):
         blends: Whether alpha has an effect.
         network: The family that it runs.
         header: The plan's header.
+        plan_digest: SHA-256 of the plan's engine, in hex.
         library: The TensorRT library that runs it.
         library_name: Name of that library, a key of `engines.trt.library.MODULE_NAMES`.
 
@@ -128,6 +129,7 @@ class TensorRTEngine(ABC, Generic[BufferSet]):
             UnavailableError: There is no such GPU.
         """
         self.network, self.header, self.library = network, plan.header, library
+        self.plan_digest = plan.digest
         self.slots = options.slots or 1
         self.update_path = f"{library.title}, {self.header.precision}: {self._describe_update_path()}"
         self._replay = options.cuda_graph

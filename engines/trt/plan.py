@@ -14,6 +14,7 @@ import os
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -143,6 +144,11 @@ class Plan:
 
     header: PlanHeader
     engine: bytes
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the engine, in hex: two plans of one identity may have other kernels, and other last bits."""
+        return sha256(self.engine).hexdigest()
 
 
 class PlanMatch(NamedTuple):
@@ -321,10 +327,11 @@ def read_plan(path: Path, identity: PlanIdentity) -> Plan:
     if isinstance(head, str):
         raise BundleError(f"{escape_name(path)} {head}; build it again with dni-deploy build --force.")
     header, engine_digest = head
-    if sha256(engine).digest() != engine_digest:
+    plan = Plan(header, engine)
+    if plan.digest != engine_digest.hex():
         raise BundleError(f"{escape_name(path)} is damaged; build it again with dni-deploy build --force.")
     header.identity.check_matches(identity, escape_name(path))
-    return Plan(header, engine)
+    return plan
 
 
 def _describe_version(line: bytes) -> str | None:

@@ -325,6 +325,7 @@ def test_a_manifest_that_is_replaced_before_its_files_is_found(
 OWN_WRITERS = {
     "dni_deploy/alpha/log.py": "line by line under its own name; tried above",
     "dni_deploy/cli/standard_streams.py": "a temporary copy of stdin, and stdout",
+    "dni_deploy/jobs/description.py": "a lock",
     "dni_deploy/jobs/manifest.py": "rows of done units, of which a cut one is made again",
     "dni_deploy/utils/atomic_write.py": "tried above",
     "dni_deploy/utils/private_file.py": "tried above",

@@ -195,6 +195,10 @@ def test_another_engine_is_refused_by_name(folders: tuple[Path, Path], dimmer: D
     for other in ("onnxruntime", "tensorrt"):
         with pytest.raises(UsageError, match="differs in: engine"):
             run_job(folders, job=RESUME, options=SessionOptions(engine=other))
+    dimmer.plan_digest = "1" * 64  # type: ignore[attr-defined]
+    with pytest.raises(UsageError, match="differs in: plan"):
+        run_job(folders, job=RESUME)
+    del dimmer.plan_digest  # type: ignore[attr-defined]
     dimmer.name = "another"
     with pytest.raises(UsageError, match="differs in: engine"):
         run_job(folders, job=RESUME)

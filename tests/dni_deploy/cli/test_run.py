@@ -97,6 +97,11 @@ def test_options_of_files_reach_the_library(here: Path) -> None:
         ("in/a.png -o out.png --quality 80", "written without loss"),
         ("in/a.png -o out.png -r", "--recursive is for folders"),
         ("in/a.png -o out/ --force --skip-existing", "give one of them"),
+        ("in -o out/ --resume --skip-existing", "give one of them"),
+        ("in -o out/ --shard 0/4", "the first one is 1"),
+        ("in -o out/ --shard join", "nothing to join"),
+        ("in -o out/ --max-failures some", "neither a number, such as 20, nor a part"),
+        ("in/a.png -o out.png --resume", "a job is of a folder"),
         ("in/a.png", "-o"),
         ("in -o -", "name a folder for several"),
         ("in/a.png in/c.png -o -", "name a folder for several"),
@@ -156,3 +161,35 @@ def test_a_stopped_run_says_how_much_is_done(
         assert (
             f"dni-deploy: {count} of 33 images are done and whole; give the same command with --resume for the others." in err
         )
+
+
+def test_options_of_jobs_reach_the_library(here: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_images, "MAX_THREADS", 1)
+    assert call("run x.dni in -o out --alpha 1 --max-failures 0") == 8
+    assert "more than --max-failures 0 allows" in capsys.readouterr().err
+    broken = Path("in/b.png").read_bytes()
+    Path("in/b.png").write_bytes(Path("in/a.png").read_bytes())
+    assert call("run x.dni in -o out --alpha 1 --shard 2/2 -q") == 0
+    assert call("run x.dni in -o out --alpha 1 --shard join") == 2
+    assert "of 2 shards, run 1 again" in capsys.readouterr().err
+    Path("in/b.png").write_bytes(broken)
+    assert call("run x.dni in -o out --alpha 0.5 --resume") == 2
+    assert "differs in: alpha" in capsys.readouterr().err
+    assert call("run x.dni in -o out --alpha 1 --resume") == 8
+    assert call("status out") == 0
+    assert "failed     1" in capsys.readouterr().out
+    Path("in/b.png").write_bytes(Path("in/a.png").read_bytes())
+    assert call("run x.dni in -o out --alpha 1 --resume") == 0
+    assert "done before: 2" in capsys.readouterr().out
+    assert call("run x.dni in -o out --alpha 1 --shard join --json") == 0
+    assert len(json.loads(capsys.readouterr().out)["skipped"]["done"]) == 3
+
+
+def test_a_long_table_of_images_is_cut(here: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dni_deploy.cli.run.MAX_LISTED_IMAGES", 1)
+    Path("in/b.png").unlink()
+    assert call("run x.dni in -o out --alpha 1") == 0
+    out = capsys.readouterr().out
+    assert "out/a.png" in out
+    assert "out/c.png" not in out
+    assert "... and 1 more; --json lists all of them." in out

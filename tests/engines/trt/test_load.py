@@ -75,7 +75,11 @@ def test_a_refit_plan_serves_another_family_on_the_graph(gpu: FakeGpu, tmp_path:
     (other.path / "plans").mkdir()
     (other.path / "plans" / plan.name).write_bytes(plan.read_bytes())
     (other.path / "plans" / plan.name).chmod(0o600)
+    with opened(one) as first:
+        digest = first.plan_digest
     with opened(other) as engine:
+        assert engine.plan_digest == digest
+        assert bytes.fromhex(digest) in plan.read_bytes()  # the head of the file has the same
         engine.refit(0, np.array([0, 0, 1.0]))
         assert relative_error(engine.infer(0, picture()), truth(other, [0, 0, 1], picture())) <= 1e-5
 
