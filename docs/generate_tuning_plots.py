@@ -17,8 +17,8 @@ from dni_deploy.imaging.image_file import ImageFile, read_frame, write_image
 
 DATA = Path(__file__).resolve().parent.parent / "dni_deploy" / "data"
 NOISE_SIGMA = 35
-SLIDER_SIDE_PX = 128
-"""Side of the part that the slider is measured on."""
+PART_SIDE_PX = 128
+"""Side of the part in the middle of the photograph that is used."""
 
 
 def add_noise(clean: Frame) -> Frame:
@@ -30,19 +30,15 @@ def add_noise(clean: Frame) -> Frame:
 def main(target: Path) -> None:
     """Measures and writes both plots."""
     photograph = read_frame(DATA / "astronaut.png")
-    top, left = ((side - SLIDER_SIDE_PX) // 2 for side in photograph.shape[:2])
-    part = np.ascontiguousarray(photograph[top : top + SLIDER_SIDE_PX, left : left + SLIDER_SIDE_PX])
+    top, left = ((side - PART_SIDE_PX) // 2 for side in photograph.shape[:2])
+    part = np.ascontiguousarray(photograph[top : top + PART_SIDE_PX, left : left + PART_SIDE_PX])
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        for file_name, frame in (
-            ("part.png", add_noise(part)),
-            ("noisy.png", add_noise(photograph)),
-            ("clean.png", photograph),
-        ):
+        for file_name, frame in (("noisy.png", add_noise(part)), ("clean.png", part)):
             write_image(work / file_name, ImageFile(frame))
         members = {member.upper(): DATA / "denoise" / f"{member}.safetensors" for member in ("n20", "n40", "n60")}
         two = dni.export({name: members[name] for name in ("N20", "N60")}, work / "two.dni")
-        slider = dni.slider(two, work / "part.png", plot=target / "slider.png", force=True)
+        slider = dni.slider(two, work / "noisy.png", plot=target / "slider.png", force=True)
         print(f"unevenness {slider.alpha_unevenness:.2f} by alpha, {slider.slider_unevenness:.2f} by the slider")
         three = dni.export(members, work / "three.dni")
         tuned = dni.tune(
