@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import pickle
 import statistics
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import pytest
 from PIL import Image
 
 from dni_deploy.api import sweep_images as module
+from dni_deploy.api import tune as tune_module
 from dni_deploy.api.sweep import sweep
 from dni_deploy.api.sweep_images import SweepSettings, SweepWorkerFactory, make_units, sweep_images
 from dni_deploy.api.tune import tune
@@ -88,15 +91,52 @@ def test_the_points_are_means_over_the_images(expected: SweepReport) -> None:
     assert "(mean of 10 images)" in expected.format_finding()
 
 
-@pytest.mark.parametrize("images_per_unit", [1, 3, 100])
-@pytest.mark.parametrize("held", [1, 10**9])
+@pytest.mark.parametrize(("images_per_unit", "workers", "held"), [(1, 4, 10**9), (3, 2, 1), (4, 1, 1), (100, 2, 1500)])
 def test_the_numbers_depend_on_no_order_and_no_unit(
-    folder: Path, expected: SweepReport, monkeypatch: pytest.MonkeyPatch, images_per_unit: int, held: int
+    folder: Path, expected: SweepReport, monkeypatch: pytest.MonkeyPatch, images_per_unit: int, workers: int, held: int
 ) -> None:
     monkeypatch.setattr(module, "open_workers", LocalWorkers)
+    monkeypatch.setattr(LocalWorkers, "worker_count", workers)
     monkeypatch.setattr(module, "IMAGES_PER_UNIT", images_per_unit)
     monkeypatch.setattr(module, "MAX_HELD_PIXELS", held)
     assert numbers(measure(folder)) == numbers(expected)
+
+
+class WorkersElsewhere(LocalWorkers):
+    """Workers whose current folder is another one."""
+
+    def run_units(self, units: Any, progress: Any = None) -> Any:
+        here = os.getcwd()
+        os.chdir("/")
+        try:
+            yield from list(super().run_units(units, progress))
+        finally:
+            os.chdir(here)
+
+
+def test_workers_elsewhere_find_the_images(folder: Path, expected: SweepReport, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    options = RayOptions(ray="local", cpus=2)
+    here = tune("x.dni", "in", reference="clean", evaluations=2)
+    for one in (module, tune_module):
+        monkeypatch.setattr(one, "require_ray", lambda: None)
+        monkeypatch.setattr(one, "open_workers", WorkersElsewhere)
+    report = sweep_images("x.dni", "in", "clean", settings=SETTINGS, recursive=True, ray_options=options)
+    assert numbers(report) == numbers(expected)
+    assert tune("x.dni", "in", reference="clean", evaluations=2, ray_options=options).evaluations == here.evaluations
+    with pytest.raises(UsageError, match="each worker gets its GPU from Ray"):
+        tune("x.dni", "in", reference="clean", options=SessionOptions(device=1), ray_options=options)
+
+
+@pytest.mark.parametrize("command", ["sweep", "tune"])
+def test_without_ray_its_extra_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "dni_deploy.jobs.ray_pool", raising=False)
+    assert main([command, "x.dni", "in", "--reference", "clean", "--ray", "local"]) == 7
+    assert "ray" in capsys.readouterr().err
 
 
 def test_an_image_is_decoded_once_for_all_alphas(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,7 +101,8 @@ def test_the_result_depends_on_no_order_and_no_unit(folder: Path, monkeypatch: p
     wishes = {"metric": ["psnr", "ciede2000"], "crop": 16, "evaluations": 14}
     whole = tune("x", sources, reference=references, **wishes)  # type: ignore[arg-type]
     monkeypatch.setattr(tune_module, "open_workers", LocalWorkers)
-    for images_per_unit in (1, 3, 100):
+    for images_per_unit, workers in ((1, 4), (3, 2), (100, 1)):
+        monkeypatch.setattr(LocalWorkers, "worker_count", workers)
         monkeypatch.setattr(tune_images, "IMAGES_PER_UNIT", images_per_unit)
         again = tune("x", sources, reference=references, **wishes)  # type: ignore[arg-type]
         assert again.evaluations == whole.evaluations
