@@ -290,7 +290,7 @@ class _Runner:
             results.images.sort(key=lambda image: positions[image.source])
 
     def _collect(self, rows: Iterable[UnitRow], tasks: Sequence[ImageTask], results: _Results, guard: FailureGuard) -> None:
-        for row, task in _find_tasks(rows, tasks):
+        for row, task in find_tasks(rows, tasks):
             if row.error is None:
                 results.images.append(ImageResult.from_row(row, task))
                 continue
@@ -313,7 +313,7 @@ class _Results:
     error: DniError | None = None
 
 
-def _find_tasks(rows: Iterable[UnitRow], tasks: Sequence[ImageTask]) -> Iterator[tuple[UnitRow, ImageTask]]:
+def find_tasks(rows: Iterable[UnitRow], tasks: Sequence[ImageTask]) -> Iterator[tuple[UnitRow, ImageTask]]:
     """Finds the image of each row; a table of them takes memory and is made where rows come out of order."""
     expected, task_by_id = iter(tasks), None
     for row in rows:

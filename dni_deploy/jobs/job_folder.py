@@ -130,20 +130,14 @@ def open_job_folder(
     try:
         path = folder / JOB_FILE_NAME
         _take_lock(lock, folder, shared=not alone)
-        stored = read_description(path)
-        if stored is not None and not resume and find_differences(stored, full):
-            _take_lock(lock, folder, shared=False)
-            _remove_own_files(folder)
-            _take_lock(lock, folder, shared=True)
-            stored = read_description(path)
-        if stored is None:
-            if os.path.lexists(path):
-                path.unlink()  # damaged
-            write_description(path, full)
-            stored = read_description(path) or {}
-        check_is_equal(folder, stored, full, OTHER_SETTINGS_ADVICE)
         if not resume:
-            (folder / ENGINE_FILE_NAME).unlink(missing_ok=True)
+            if try_lock(lock):  # nobody is at work here
+                _forget_job(folder, full)
+            _take_lock(lock, folder, shared=True)
+        stored = _write_or_read(path, full)
+        if not resume and find_differences(stored, full):
+            raise _make_busy_error(folder)
+        check_is_equal(folder, stored, full, OTHER_SETTINGS_ADVICE)
         for name in (JOB_FILE_NAME, ENGINE_FILE_NAME, PLAN_FILE_NAME):
             remove_stale_files(folder / name)
         try:
@@ -171,8 +165,28 @@ def _take_lock(descriptor: int, folder: Path, *, shared: bool) -> None:
     give_up_at = time.monotonic() + LOCK_PATIENCE_S * shared
     while not try_lock(descriptor, shared=shared):
         if time.monotonic() >= give_up_at:
-            raise BusyError(f"Another run is working at {escape_name(folder.parent)} at this moment; wait for it.")
+            raise _make_busy_error(folder)
         time.sleep(LOCK_PAUSE_S)
+
+
+def _make_busy_error(folder: Path) -> BusyError:
+    return BusyError(f"Another run is working at {escape_name(folder.parent)} at this moment; wait for it.")
+
+
+def _forget_job(folder: Path, description: Mapping[str, Any]) -> None:
+    """Forgets a job of other settings, and of one with the same settings which engine it had."""
+    if find_differences(read_description(folder / JOB_FILE_NAME) or {}, description):
+        _remove_own_files(folder)
+    (folder / ENGINE_FILE_NAME).unlink(missing_ok=True)
+
+
+def _write_or_read(path: Path, description: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes the description of a job where there is none; returns what is there then."""
+    if read_description(path) is None:
+        if os.path.lexists(path) and read_description(path) is None:
+            path.unlink()  # damaged: it was never there in part
+        write_description(path, description)
+    return read_description(path) or {}
 
 
 def _remove_own_files(folder: Path) -> None:

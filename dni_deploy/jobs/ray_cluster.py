@@ -114,12 +114,13 @@ def connect_cluster(options: RayOptions) -> Iterator[ClusterRoom]:
         return
     address = options.ray or LOCAL
     started = time.perf_counter()
-    try:
-        _initialize(address)
-        log.info("Ray: %s after %.1f s", "started here" if address == LOCAL else "connected", time.perf_counter() - started)
-        yield _read_room()
-    finally:
-        ray.shutdown()
+    with _log_printed_lines():
+        try:
+            _initialize(address)
+            log.info("Ray: %s after %.1f s", "started here" if address == LOCAL else "connected", time.perf_counter() - started)
+            yield _read_room()
+        finally:
+            ray.shutdown()
 
 
 def _initialize(address: str) -> None:
@@ -211,6 +212,24 @@ def _knock(host: str, port: int) -> str | None:
     except OSError as error:
         return (error.strerror or str(error)).lower()
     return None if answer[3:4] == bytes((SETTINGS_FRAME_TYPE,)) else "what is there is not Ray"
+
+
+@contextmanager
+def _log_printed_lines() -> Iterator[None]:
+    """Logs what Ray prints on stdout of its own accord, such as that a machine is gone: results are printed there."""
+    from ray._private import worker
+
+    def log_lines(data: Mapping[str, Any], *_: object, **__: object) -> None:
+        for line in data.get("lines", ()):
+            log.info("Ray: %s", line)
+
+    before = getattr(worker, "print_to_stdstream", None)
+    worker.print_to_stdstream = log_lines
+    try:
+        yield
+    finally:
+        if before is not None:
+            worker.print_to_stdstream = before
 
 
 @contextmanager

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import random
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
@@ -16,8 +18,8 @@ import pytest
 from PIL import Image
 
 from dni_deploy.api import run_images
-from dni_deploy.api.run import RunReport, run
-from dni_deploy.api.run_images import ImageWorkerFactory
+from dni_deploy.api.run import RunReport, find_tasks, run
+from dni_deploy.api.run_images import ImageResult, ImageWorkerFactory
 from dni_deploy.errors import (
     BusyError,
     DniError,
@@ -27,16 +29,23 @@ from dni_deploy.errors import (
     PartialResultError,
     UsageError,
 )
-from dni_deploy.imaging.image_tasks import ImageFileOptions
+from dni_deploy.imaging.image_tasks import ImageFileOptions, ImageTask
 from dni_deploy.jobs.job_folder import JOB_FOLDER_NAME, open_job_folder
 from dni_deploy.jobs.manifest import RowWriter, read_rows
 from dni_deploy.jobs.shard import JobOptions
+from dni_deploy.jobs.unit import UnitOutput, UnitRow
 from dni_deploy.session.options import SessionOptions
 from dni_deploy.spatial.alpha_map import AlphaMapOptions
 from dni_deploy.utils.atomic_write import DiskFullError
 from tests.support.frame_session import Dimmer, named_bundle, run_over
 
 RESUME = JobOptions()
+
+
+@pytest.fixture(autouse=True)
+def no_flushing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No power is cut here, and flushing to the disk takes most of the time."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.fixture
@@ -444,3 +453,18 @@ def test_errors_travel_as_rows(folders: tuple[Path, Path], dimmer: Dimmer) -> No
     assert isinstance(error, ImageFileError)
     assert isinstance(error, DniError)
     assert row.details == {"source": str(folders[0] / "b.png")}
+
+
+def test_results_take_little_memory_and_rows_may_come_in_any_order(tmp_path: Path) -> None:
+    tasks = [ImageTask("in", f"{number:05}.png", "out", "", f"{number:05}.png") for number in range(2000)]
+    details = {"width": 2000, "height": 1000, "tiles": 4, "network_seconds": 0.5}
+    rows = [UnitRow(task.id, "w", output=UnitOutput(task.id, 5, "ab"), details=details) for task in tasks]
+    assert [task for _, task in find_tasks(rows, tasks)] == tasks
+    tracemalloc.start()
+    results = [ImageResult.from_row(row, task) for row, task in find_tasks(rows, tasks)]
+    size = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert size / len(results) < 200  # bytes: 100,000 of them are no reason to run out of memory
+    assert (results[3].source, results[3].output) == (os.path.join("in", "00003.png"), os.path.join("out", "00003.png"))
+    shuffled = random.Random(0).sample(rows, len(rows))
+    assert [task.id for _, task in find_tasks(shuffled, tasks)] == [row.unit for row in shuffled]

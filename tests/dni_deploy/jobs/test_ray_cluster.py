@@ -170,3 +170,14 @@ def test_a_cluster_that_grows_is_waited_for() -> None:
     assert room.choose_worker_count(RayOptions(), 0.0) == 8
     with pytest.raises(UnavailableError, match="room for 8 workers with 1 GPU"):
         growing.choose_worker_count(RayOptions(workers=9), 1.0)
+
+
+def test_what_ray_prints_goes_into_the_log(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    from ray._private import worker
+
+    before = worker.print_to_stdstream
+    with ray_cluster._log_printed_lines(), caplog.at_level("INFO", logger="dni_deploy"):
+        worker.print_to_stdstream({"lines": ["A raylet is gone."], "pid": "raylet", "is_err": False}, ignore_prefix=False)
+    assert worker.print_to_stdstream is before
+    assert capsys.readouterr().out == ""
+    assert caplog.messages == ["Ray: A raylet is gone."]
