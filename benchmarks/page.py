@@ -74,7 +74,7 @@ def _cpu_lines(result: Mapping[str, Any]) -> list[str]:
         f"NumPy {machine['numpy']}, Python {machine['python']}; {machine['date']}, commit {result['commit']}. The machine is "
         "shared: read the ratios, which are medians of ratios taken round by round, every way in turn within one run.",
         "",
-        "![Frame times and alpha changes](images/benchmarks.svg)",
+        "![For each way and network: the steady frame as a multiple of ours, and the time of one change of alpha](images/benchmarks.svg)",
         "",
         "### Against what was set out to be reached",
         "",

@@ -36,6 +36,8 @@ if TYPE_CHECKING:  # what a type checker sees; importing the standard library's 
     from dni_deploy.api.status import status as status
     from dni_deploy.api.sweep import sweep as sweep
     from dni_deploy.api.triton import triton as triton
+    from dni_deploy.api.sweep_images import SweepSettings as SweepSettings
+    from dni_deploy.api.sweep_images import sweep_images as sweep_images
     from dni_deploy.api.tune import tune as tune
     from dni_deploy.api.video import video as video
     from dni_deploy.api.video_cluster import video_on_cluster as video_on_cluster
@@ -87,6 +89,7 @@ _NAMES_BY_MODULE = {
     "alpha.timeline": "AlphaSource AlphaTimeline",
     "api.build": "CalibrationOptions",
     "api.serve": "PreviewOptions",
+    "api.sweep_images": "SweepSettings sweep_images",
     "api.video_cluster": "video_on_cluster",
     "api.video_shards": "video_shard",
     "api.videos": "videos",

@@ -21,6 +21,7 @@ from typing import Any
 import click
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from benchmarks.families import TRAINED_FAMILIES
 from benchmarks.photographs import TEST_PHOTOGRAPHS, TRAIN_PHOTOGRAPHS, add_noise, middle
@@ -35,6 +36,7 @@ from dni_deploy.calibration.fit import CROPS_PER_BATCH
 from dni_deploy.imaging.crops import read_crops
 from dni_deploy.imaging.image_file import ImageFile, write_image
 from dni_deploy.imaging.metrics.psnr import psnr
+from dni_deploy.reports.plot import SERIES_STYLES
 from dni_deploy.session.session import open_session
 from dni_deploy.utils.atomic_write import write_bytes_atomically
 from dni_deploy.utils.hardware import count_cores, cpu_name
@@ -199,29 +201,52 @@ def measure_change_cost(images: Path, folder: Path, rounds: int = 400) -> dict[s
     return {"plain_us": medians[0] * 1e6, "calibrated_us": medians[1] * 1e6, "ratio": medians[1] / medians[0]}
 
 
+LEVEL_STYLES = dict(zip((30, 40, 50), SERIES_STYLES, strict=False))
+"""Color and marker of each noise level."""
+
+
 def draw_plot(pairs: Sequence[dict[str, Any]]) -> bytes:
     """Plots PSNR along alpha, one panel per pair, as a PNG; the same numbers give the same bytes."""
-    figure = Figure(figsize=(11.5, 3.8), layout="constrained")
-    for axes, row_of_pair in zip(figure.subplots(1, len(pairs)), pairs, strict=True):
-        alphas = [step / ALPHA_STEPS for step in range(ALPHA_STEPS + 1)]
-        for number, row in enumerate(row_of_pair["levels"]):
-            axes.plot(alphas, row["curves"]["plain"], color=f"C{number}", linestyle=":")
-            axes.plot(alphas, row["curves"]["calibrated"], color=f"C{number}", label=f"noise {row['noise']}")
+    figure = Figure(figsize=(11.5, 4.2), layout="constrained")
+    alphas = [step / ALPHA_STEPS for step in range(ALPHA_STEPS + 1)]
+    for axes, row_of_pair in zip(figure.subplots(1, len(pairs), sharey=True), pairs, strict=True):
+        for row in row_of_pair["levels"]:
+            color, _ = LEVEL_STYLES[row["noise"]]
+            axes.plot(alphas, row["curves"]["plain"], color=color, linestyle=":")
+            axes.plot(alphas, row["curves"]["calibrated"], color=color)
+            axes.annotate(
+                f"noise {row['noise']}", (1, row["curves"]["calibrated"][-1]), textcoords="offset points", xytext=(5, 0),
+                va="center", color=color, fontsize=8,
+            )  # fmt: skip
             if row["fine_tuned_db"] is not None:
-                axes.plot([0.03], [row["fine_tuned_db"]], marker="<", color=f"C{number}")
-        axes.set(xlabel=f"alpha, the share of {row_of_pair['members'][0]}")
-        axes.set_title(f"{row_of_pair['family']}: {row_of_pair['members'][0]} and {row_of_pair['members'][1]}", fontsize=9)
+                axes.plot([-0.04], [row["fine_tuned_db"]], marker="<", color=color)
+        first, second = row_of_pair["members"]
+        axes.set(xlabel=f"alpha (share of {first}; the rest is {second})")
+        axes.set_title(f"{row_of_pair['family']}: {first} and {second}", fontsize=9)
+        axes.set(xlim=(-0.1, 1.25), xticks=(0, 0.2, 0.4, 0.6, 0.8, 1))
         axes.grid(alpha=0.3)
-    figure.axes[0].set_ylabel("PSNR, dB (dotted: plain; <: fine-tuned for it)")
-    figure.axes[0].legend(fontsize=8)
+    figure.axes[0].set_ylabel("PSNR (dB)")
+    figure.legend(
+        [
+            Line2D([], [], color="black"),
+            Line2D([], [], color="black", linestyle=":"),
+            Line2D([], [], color="black", marker="<", linestyle="none"),
+        ],
+        ["calibrated", "plain blend", "network fine-tuned for this noise (sigma of 255)"],
+        loc="outside lower center", ncols=3, fontsize=9, frameon=False,
+    )  # fmt: skip
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     return buffer.getvalue()
 
 
 @click.command()
-def main() -> None:
+@click.option("--plot", "only_plot", is_flag=True, help="Measure nothing; draw the plot from the result that is there.")
+def main(only_plot: bool) -> None:
     """Measures everything and writes the result and the plot."""
+    if only_plot:
+        write_bytes_atomically(PLOT_PATH, draw_plot(json.loads(RESULT_PATH.read_bytes())["pairs"]), force=True)
+        return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         images = write_calibration_images(folder / "noisy")

@@ -19,8 +19,8 @@ def page(result: Mapping[str, Any]) -> str:
         "benchmarks/paper_reproduction/train, exported to a bundle and run by the CPU engine. Verdicts are computed from the",
         "numbers. Photographs are those of scikit-image; the ones that are measured on were never trained on.",
         "",
-        "Alpha is here the share of the *second* network that is named, as in the paper's figures: from N20 to N60, 0.6 is",
-        "`--alpha n60=0.6` of the commands, where a number alone is the share of the first member.",
+        "In figures and tables, alpha is the share of the *second* network that is named, as in the paper: from N20 to N60, 0.6",
+        "is `--alpha n60=0.6` of the commands. There, a number alone is the share of the *first* member: `--alpha 0.4` is the same.",
         "",
         f"Machine: {machine['cpu']}, {machine['cores']} cores; ONNX Runtime {machine['onnxruntime']}, NumPy {machine['numpy']}, "
         f"Python {machine['python']}.",

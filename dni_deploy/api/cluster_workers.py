@@ -57,6 +57,42 @@ def make_bundle_absolute(bundle: Bundle) -> Bundle:
     return replace(bundle, path=Path(os.path.abspath(bundle.path)))
 
 
+def open_workers(
+    factory: Any,
+    ray_options: RayOptions | None,
+    *,
+    bundle: Bundle | str | os.PathLike[str],
+    engine: str,
+    shared_paths: Sequence[str | os.PathLike[str]] = (),
+    progress: OptionalProgress = None,
+) -> Any:
+    """Opens what does units that write no files: a worker in this process, or workers on a cluster.
+
+    Args:
+        factory: Opens a worker in each process.
+        ray_options: Where they run; None, or without an address: in this process.
+        bundle: Their bundle, which all machines have to see.
+        engine: The engine that was asked for.
+        shared_paths: What else they have to see.
+        progress: Called while the workers start.
+
+    Returns:
+        A UnitWorker; on a cluster, its rows come in any order.
+
+    Raises:
+        DniError: As the factory or RayWorkers raises.
+    """
+    if ray_options is None or ray_options.ray is None:
+        return factory.open_worker()
+    return import_optional("dni_deploy.jobs.ray_pool").RayWorkers(
+        factory,
+        ray_options,
+        uses_gpu=None if engine == "auto" else engine != CPU_ENGINE,
+        shared_paths=[Bundle.ensure_open(bundle).path / MANIFEST_FILE_NAME, *shared_paths],
+        progress=progress,
+    )
+
+
 def open_ray_workers(
     factory: Any,
     ray_options: RayOptions,

@@ -14,6 +14,7 @@ from dni_deploy.bundle.slider import PerceptualSlider
 from dni_deploy.bundle.writer import store_slider
 from dni_deploy.errors import MismatchError, UsageError, escape_name
 from dni_deploy.imaging.frames import Frame
+from dni_deploy.imaging.image_pairs import ImagePair
 from dni_deploy.imaging.image_paths import Paths, list_images
 from dni_deploy.imaging.metrics.ciede2000 import compute_color_difference, to_lab
 from dni_deploy.session.options import SessionOptions
@@ -125,8 +126,8 @@ def slider(
         raise UsageError("A slider is measured on at least one image; name one like those that it will be used for.")
     held_out_paths = list_images(held_out, enter_folders=True)
     with open_session(opened, options) as session:
-        test_images, notes = read_test_images([(path, None) for path in image_paths], session.signature, crop)
-        held_out_images, held_out_notes = read_test_images([(path, None) for path in held_out_paths], session.signature, crop)
+        test_images, notes = read_test_images(_as_pairs(image_paths), session.signature, crop)
+        held_out_images, held_out_notes = read_test_images(_as_pairs(held_out_paths), session.signature, crop)
         meter = _DistanceMeter(
             session, progress, INITIAL_ALPHA_STEPS + 1 + steps + 1 + (4 if held_out_images else 2) * (REPORTED_STEPS + 1)
         )
@@ -200,7 +201,11 @@ class _DistanceMeter:
         return tuple(distances)
 
     def _render_frame(self, trial: TestImage) -> Frame:
-        return render_tiled(self._session, trial.frame).output
+        return trial.to_frame(render_tiled(self._session, trial.frame).output)
+
+
+def _as_pairs(paths: Sequence[Path]) -> list[ImagePair]:
+    return [ImagePair(path.name, os.fspath(path)) for path in paths]
 
 
 def _check_request(bundle: Bundle, steps: int, plot: str | os.PathLike[str] | None, force: bool) -> tuple[str, ...]:

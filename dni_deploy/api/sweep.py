@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-import time
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
+from dni_deploy.api.sweep_path import check_steps, measure_path, plan_alphas, plan_even_steps
 from dni_deploy.bundle.bundle import Bundle
-from dni_deploy.errors import MismatchError, UsageError, escape_name
-from dni_deploy.imaging.frames import WHITE_LEVELS, AnyFrame, Frame, convert_depth
+from dni_deploy.errors import UsageError
+from dni_deploy.imaging.frames import Frame
 from dni_deploy.imaging.image_file import ImageFile, read_image, write_image
 from dni_deploy.imaging.image_formats import output_format
-from dni_deploy.imaging.metrics.psnr import psnr
+from dni_deploy.imaging.image_pairs import check_reference_size
 from dni_deploy.reports.page import check_page_name
 from dni_deploy.reports.sweep import (
     SweepPoint,
@@ -26,11 +22,12 @@ from dni_deploy.reports.sweep import (
     describe_coefficients,
     draw_sweep_sheet,
     find_best_point,
+    summarize_points,
 )
 from dni_deploy.reports.sweep_page import render_sweep_page
 from dni_deploy.session.options import SessionOptions
-from dni_deploy.session.session import Session, open_session
-from dni_deploy.session.tiles import render_tiled
+from dni_deploy.session.session import open_session
+from dni_deploy.tuning.trials import TestImage
 from dni_deploy.utils.atomic_write import check_outputs, write_bytes_atomically
 from dni_deploy.utils.log_duration import log_duration
 from dni_deploy.utils.optional_packages import import_optional
@@ -40,7 +37,6 @@ log = logging.getLogger(__name__)
 
 __all__ = ["SweepPoint", "SweepReport", "sweep"]
 
-MAX_SWEEP_STEPS = 1001
 MAX_OUTPUT_PIXELS = 4 * 10**8
 """Of all outputs together, which are held in memory (3 bytes each) until the sheet is drawn."""
 
@@ -108,16 +104,26 @@ def sweep(
     outputs = _check_outputs(output, html, plot, reference, steps, force)
     bundle = Bundle.ensure_open(bundle_path) if even else None
     source = read_image(image)
-    clean = None if reference is None else to_levels(read_image(reference).rgb)
+    clean = None if reference is None else read_image(reference)
+    compared = TestImage.from_files(Path(image).name, source, clean)
     with open_session(bundle or bundle_path, options) as session:
         path = plan_alphas(len(session.members), steps)
-        if even and bundle is not None:
-            path = [(at, 1 - at) for at in (bundle.alpha_at(position) for position, _ in path)]
-        _check_sizes(session, source.rgb, clean, len(path))
+        if bundle is not None:
+            path = plan_even_steps(bundle, path)
+        _check_sizes(image, reference, compared, session.signature.scale, len(path))
+        frames: list[Frame] = []
+
+        def keep_frame(index: int, frame: Frame) -> None:
+            frames.append(source.color.convert_for_screen(frame))
+            report_progress(progress, index + 1, len(path), describe_coefficients(session.members, path[index]))
+
+        report_progress(progress, 0, len(path), describe_coefficients(session.members, path[0]))
         with log_duration(log, "rendering the sweep"):
-            frames, rows = measure_path(session, source.rgb, path, clean, tile=tile, overlap=overlap, progress=progress)
+            result = measure_path(session, [compared], path, tile=tile, overlap=overlap, report_frame=keep_frame)
+        if result.failures:
+            raise result.failures[0]
+        rows = summarize_points(path, result.scores, [result.change_seconds])
         report = SweepReport(session.members, session.engine.name, rows, find_best_point(rows), outputs, session.engine_reason)
-    frames = [source.color.convert_for_screen(frame) for frame in frames]
     heading = (
         labels.heading
         or f"{Path(image).name}: {' to '.join(reversed(report.members) if len(report.members) == 2 else report.members)}"
@@ -127,7 +133,12 @@ def sweep(
         write_bytes_atomically(
             html,
             render_sweep_page(
-                frames, report, source.color.convert_for_screen(source.to_frame()), heading, labels.reference_psnrs
+                frames,
+                report,
+                source.color.convert_for_screen(source.to_frame()),
+                heading,
+                labels.reference_psnrs,
+                None if clean is None else clean.color.convert_for_screen(clean.to_frame()),
             ).encode(),
             force=force,
         )
@@ -139,90 +150,6 @@ def sweep(
     return report
 
 
-def plan_alphas(members: int, steps: int) -> list[tuple[float, ...]]:
-    """Lists the coefficients along the path: for two members alpha 0 to 1, for more from the first to the second, to the
-    third, ..."""
-    if members == 2:
-        return [(step / (steps - 1), 1 - step / (steps - 1)) for step in range(steps)]
-    path = [tuple(float(index == 0) for index in range(members))]
-    for first, second in pairwise(range(members)):
-        for step in range(1, steps):
-            share = step / (steps - 1)
-            path.append(tuple(1 - share if index == first else share if index == second else 0.0 for index in range(members)))
-    return path
-
-
-def measure_path(
-    session: Session,
-    frame: AnyFrame,
-    path: Sequence[tuple[float, ...]],
-    reference: NDArray[Any] | None = None,
-    *,
-    tile: int | None = None,
-    overlap: int | None = None,
-    progress: OptionalProgress = None,
-) -> tuple[list[Frame], tuple[SweepPoint, ...]]:
-    """Renders a frame at each alpha of a path, and measures what each took; the engine is neither rebuilt nor reloaded.
-
-    Args:
-        session: The session.
-        frame: uint8, uint16 or float32 (H, W, 3).
-        path: Coefficients in family order.
-        reference: A clean frame of the output's size in 0..255 (`to_levels`), for PSNR.
-        tile: Side of the tiles in input pixels.
-        overlap: Number of input pixels that tiles share.
-        progress: Called with the alphas done.
-
-    Returns:
-        The rendered frames in 8 bits, and a row for each.
-    """
-    frames: list[Frame] = []
-    psnrs: list[float | None] = []
-    times_s: list[tuple[float, float]] = []
-    for done, shares in enumerate(path):
-        report_progress(progress, done, len(path), describe_coefficients(session.members, shares))
-        generation = session.generation
-        started = time.perf_counter()
-        session.alpha = shares
-        session.wait_until_applied()  # on a GPU the change would else be queued, and counted as the frame's
-        changed = time.perf_counter()
-        output = render_tiled(session, frame, tile, overlap).output
-        times_s.append((changed - started if session.generation != generation else 0.0, time.perf_counter() - changed))
-        levels = to_levels(output)
-        psnrs.append(None if reference is None else psnr(levels, reference))
-        frames.append(convert_depth(output, np.uint8))
-    return frames, tuple(
-        SweepPoint(
-            shares,
-            psnr_of_output,
-            None if reference is None or len(shares) != 2 else psnr(blend_pixels(frames[0], frames[-1], shares[0]), reference),
-            change,
-            seconds,
-        )
-        for shares, psnr_of_output, (change, seconds) in zip(path, psnrs, times_s, strict=True)
-    )
-
-
-def to_levels(frame: AnyFrame) -> NDArray[Any]:
-    """Converts a frame to levels of 8 bits that are not rounded: float32 in 0..255, or a uint8 frame itself."""
-    return frame if frame.dtype == np.uint8 else frame * np.float32(255 / WHITE_LEVELS[frame.dtype])
-
-
-def blend_pixels(start: Frame, end: Frame, fraction: float) -> NDArray[np.float32]:
-    """Averages the outputs of two members pixel by pixel, which DNI is compared with.
-
-    Args:
-        start: uint8 (H, W, 3).
-        end: uint8 (H, W, 3).
-        fraction: The share of `end`.
-
-    Returns:
-        float32 (H, W, 3), not rounded.
-    """
-    blend: NDArray[np.float32] = np.float32(1 - fraction) * start + np.float32(fraction) * end
-    return blend
-
-
 def _check_outputs(
     output: str | os.PathLike[str],
     html: str | os.PathLike[str] | None,
@@ -231,8 +158,7 @@ def _check_outputs(
     steps: int,
     force: bool,
 ) -> tuple[str, ...]:
-    if not isinstance(steps, int) or not 2 <= steps <= MAX_SWEEP_STEPS:
-        raise UsageError(f"A sweep has 2 to {MAX_SWEEP_STEPS} steps, got {escape_name(steps)}.")
+    check_steps(steps)
     if plot is not None and reference is None:
         raise UsageError("A plot shows PSNR against alpha and needs the clean image: give --reference.")
     output_format(output)
@@ -243,14 +169,16 @@ def _check_outputs(
     return check_outputs((output, html, plot), force)
 
 
-def _check_sizes(session: Session, frame: AnyFrame, reference: NDArray[Any] | None, count: int) -> None:
-    scale = session.signature.scale
-    height, width = frame.shape[0] * scale, frame.shape[1] * scale
-    if reference is not None and reference.shape[:2] != (height, width):
-        raise MismatchError(
-            f"The reference is {reference.shape[1]}x{reference.shape[0]} pixels and the output will be {width}x{height}; "
-            "they must be of one size. Nothing was written."
-        )
+def _check_sizes(
+    image: str | os.PathLike[str],
+    reference: str | os.PathLike[str] | None,
+    compared: TestImage,
+    scale: int,
+    count: int,
+) -> None:
+    height, width = compared.frame.shape[0] * scale, compared.frame.shape[1] * scale
+    if reference is not None and compared.reference is not None:
+        check_reference_size(image, reference, (height, width), compared.reference.shape[:2])
     if height * width * count > MAX_OUTPUT_PIXELS:
         raise UsageError(
             f"{count} outputs of {width}x{height} pixels are more than a sweep holds ({MAX_OUTPUT_PIXELS:,}); take fewer steps or a part "

@@ -8,18 +8,23 @@ import operator
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
+from dni_deploy.api.cluster_workers import adapt_session_options, make_bundle_absolute, open_workers, require_ray
+from dni_deploy.api.sweep_images import make_pair_absolute
+from dni_deploy.api.tune_images import ImageJudge, TuneWorker, TuneWorkerFactory
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import UsageError, escape_name
 from dni_deploy.imaging.frames import Frame
-from dni_deploy.imaging.image_paths import Paths, as_path_list, list_images
+from dni_deploy.imaging.image_pairs import ImagePair, name_images, pair_with_references
+from dni_deploy.imaging.image_paths import Paths
 from dni_deploy.imaging.metrics.psnr import format_db
 from dni_deploy.imaging.metrics.registry import Metric, find_metric
-from dni_deploy.imaging.noise import estimate_noise
+from dni_deploy.jobs.ray_options import RayOptions
 from dni_deploy.reports.page import check_page_name
 from dni_deploy.reports.sweep import describe_coefficients
 from dni_deploy.session.options import SessionOptions
@@ -35,8 +40,7 @@ from dni_deploy.tuning.search import (
     survey_simplex,
     to_coefficients,
 )
-from dni_deploy.tuning.sure import SureEstimator
-from dni_deploy.tuning.trials import TestImage, pair_with_references, read_test_images
+from dni_deploy.tuning.trials import describe_crops, read_test_image
 from dni_deploy.utils.atomic_write import check_outputs, write_bytes_atomically
 from dni_deploy.utils.compare_arrays import mse_to_psnr_db
 from dni_deploy.utils.log_duration import log_duration
@@ -66,8 +70,6 @@ def _format_estimate(error: float) -> str:
 SURE_SCORE = Metric("estimated error", "", False, _reject_images, _format_estimate)
 """What stands for a measure where there is no reference: the mean squared error as SURE estimates it, sure.py."""
 
-Judge = Callable[[Session], tuple[float, ...]]
-
 
 def tune(
     bundle_path: Bundle | str | os.PathLike[str],
@@ -81,11 +83,13 @@ def tune(
     html: str | os.PathLike[str] | None = None,
     plot: str | os.PathLike[str] | None = None,
     options: SessionOptions | None = None,
+    recursive: bool = False,
+    ray_options: RayOptions | None = None,
     force: bool = False,
     progress: OptionalProgress = None,
 ) -> TuneReport:
     """Finds the alpha that is best, over one or several images. The engine is opened once: an evaluation costs a refit and
-    a frame.
+    a frame. The result is the same for any number of workers, to the last digit.
 
     Args:
         bundle_path: The bundle or its path.
@@ -99,6 +103,8 @@ def tune(
         html: A page with images to write.
         plot: A plot of the metrics against alpha to write: .png, .svg or .pdf.
         options: Options of the session.
+        recursive: Enter the folders in the folders, of images and of references.
+        ray_options: Whether workers on a Ray cluster share the images; None: this process judges them.
         force: Replace files that exist.
         progress: Called with the evaluations done.
 
@@ -115,27 +121,32 @@ def tune(
     started = time.perf_counter()
     scores, sigma = _choose_metrics(metric, reference, noise)
     files = _check_outputs(html, plot, force)
-    pairs = pair_with_references(list_images(images), [] if reference is None else as_path_list(reference))
-    with open_session(bundle_path, options) as session:
-        test_images, notes = read_test_images(pairs, session.signature, crop)
-        if session.signature.radius is None and notes:
-            notes.append(
-                "This network depends on the whole image (InstanceNorm or attention), so a crop of it is another image to it."
-            )
-        budget = _choose_budget(evaluations, len(session.members), len(scores))
-        judge = _make_reference_judge(test_images, scores)
-        if sigma is not None:
-            judge, noise_notes = _make_noise_judge(session, test_images, sigma)
-            notes += noise_notes
-        run = _Evaluator(session, scores, judge, len(test_images), budget, progress)
+    pairs = pair_with_references(name_images(images, recursive=recursive), reference, recursive=recursive)
+    metrics = () if sigma is not None else tuple(score.given_name for score in scores)
+    bundle, session_options = bundle_path, options or SessionOptions()
+    if ray_options is not None and ray_options.ray is not None:
+        require_ray()
+        bundle = make_bundle_absolute(Bundle.ensure_open(bundle_path))
+        session_options = adapt_session_options(session_options, ray_options)
+        pairs = [make_pair_absolute(pair) for pair in pairs]
+    factory = TuneWorkerFactory(bundle, metrics, sigma, crop, session_options)
+    with closing(open_workers(factory, ray_options, bundle=bundle, engine=session_options.engine, progress=progress)) as pool:
+        judge = ImageJudge(pool, pairs)
+        budget = _choose_budget(evaluations, len(judge.members), len(scores))
+        run = _Evaluator(judge, scores, budget, progress)
         objective = Objective(run.evaluate, budget)
         with log_duration(log, "the search"):
-            _run_search(objective, len(session.members), len(scores))
-        report = _make_report(session, objective, scores, run, bundle_path, len(test_images), notes, files)
-        examples = _render_examples(session, test_images[0], report) if html is not None else {}
+            _run_search(objective, len(judge.members), len(scores))
+        report = _make_report(judge, objective, scores, run, bundle_path, _list_notes(judge, noise_is_given=bool(sigma)), files)
+        examples: dict[str, Frame] = {}
+        if html is not None and isinstance(pool, TuneWorker):
+            examples = _render_examples(pool.session, pairs[0], crop, report)
+    if html is not None and not examples:
+        with open_session(bundle_path, options) as session:
+            examples = _render_examples(session, pairs[0], crop, report)
     report = replace(report, seconds=time.perf_counter() - started)
     if html is not None:
-        page = import_optional("dni_deploy.tuning.page").render_tune_page(report, examples, test_images[0].name)
+        page = import_optional("dni_deploy.tuning.page").render_tune_page(report, examples, pairs[0].name)
         write_bytes_atomically(html, page.encode(), force=force)
     if plot is not None:
         drawn = import_optional("dni_deploy.tuning.plot").plot_tuning(report, Path(plot).suffix.lower()[1:])
@@ -145,12 +156,10 @@ def tune(
 
 
 class _Evaluator:
-    """The engine and the judge behind the search: an evaluation is a change of alpha and a frame for each image."""
+    """The judge behind the search: an evaluation is a change of alpha and a frame for each image."""
 
-    def __init__(
-        self, session: Session, scores: Sequence[Metric], judge: Judge, frames: int, budget: int, progress: OptionalProgress
-    ) -> None:
-        self._session, self._scores, self._judge, self._frames = session, scores, judge, frames
+    def __init__(self, judge: ImageJudge, scores: Sequence[Metric], budget: int, progress: OptionalProgress) -> None:
+        self._judge, self._scores = judge, scores
         self._budget, self._progress = budget, progress
         self._best: tuple[float, str] | None = None
         self.change_times_s: list[float] = []
@@ -162,21 +171,15 @@ class _Evaluator:
         report_progress(
             self._progress, self.done_count, self._budget, f"best {self._best[1]}" if self._best else "looking everywhere"
         )
-        started = time.perf_counter()
-        self._session.alpha = shares
-        self._session.wait_until_applied()
-        changed = time.perf_counter()
-        values = self._judge(self._session)
-        self.change_times_s.append(changed - started)
-        self.frame_times_s.append((time.perf_counter() - changed) / self._frames)
+        judged = self._judge.judge(shares)
+        self.change_times_s.append(judged.change_seconds)
+        self.frame_times_s.append(judged.frame_seconds)
         self.done_count += 1
-        first = self._scores[0]
-        if self._best is None or first.to_utility(values[0]) > self._best[0]:
-            self._best = (
-                first.to_utility(values[0]),
-                f"{first.format_value(values[0])} at {describe_coefficients(self._session.members, shares)}",
-            )
-        return tuple(score.to_utility(value) for score, value in zip(self._scores, values, strict=True))
+        first, value = self._scores[0], judged.values[0]
+        if self._best is None or first.to_utility(value) > self._best[0]:
+            where = describe_coefficients(self._judge.members, shares)
+            self._best = first.to_utility(value), f"{first.format_value(value)} at {where}"
+        return tuple(score.to_utility(value) for score, value in zip(self._scores, judged.values, strict=True))
 
 
 def _choose_metrics(
@@ -207,37 +210,20 @@ def _choose_metrics(
     return [SURE_SCORE], sigma
 
 
-def _make_reference_judge(trials: Sequence[TestImage], scores: Sequence[Metric]) -> Judge:
-    def judge(session: Session) -> tuple[float, ...]:
-        outputs = [render_tiled(session, trial.frame).output for trial in trials]
-        return tuple(
-            statistics.fmean(
-                score.measure(output, trial.reference)
-                for output, trial in zip(outputs, trials, strict=True)
-                if trial.reference is not None
-            )
-            for score in scores
+def _list_notes(judge: ImageJudge, *, noise_is_given: bool) -> list[str]:
+    """What was cropped and what was assumed."""
+    notes = describe_crops(judge.crops)
+    if judge.depends_on_whole_image and notes:
+        notes.append(
+            "This network depends on the whole image (InstanceNorm or attention), so a crop of it is another image to it."
         )
-
-    return judge
-
-
-def _make_noise_judge(session: Session, trials: Sequence[TestImage], given_sigma: float) -> tuple[Judge, list[str]]:
-    """The judge without references, and what was assumed. The pilot is the network in the middle of the simplex."""
-    session.alpha = [1 / len(session.members)] * len(session.members)
-    sigmas = [given_sigma or estimate_noise(trial.frame) for trial in trials]
-    risks = [
-        SureEstimator(trial.frame, sigma, session.signature, session.infer) for trial, sigma in zip(trials, sigmas, strict=True)
-    ]
-
-    def judge(session: Session) -> tuple[float, ...]:
-        return (statistics.fmean(risk.estimate_mean_squared_error(session.infer) for risk in risks),)
-
-    listed = ", ".join(f"{sigma:.1f} in {escape_name(trial.name)}" for trial, sigma in zip(trials[:3], sigmas, strict=False))
-    more = f" and {len(trials) - 3} more" if len(trials) > 3 else ""
-    return judge, [
-        f"Noise of sigma {listed}{more} was {'given' if given_sigma else 'estimated'}; the error is estimated by SURE."
-    ]
+    sigmas = [(name, sigma) for (name, _), sigma in zip(judge.crops, judge.sigmas, strict=True) if sigma is not None]
+    if sigmas:
+        listed = ", ".join(f"{sigma:.1f} in {escape_name(name)}" for name, sigma in sigmas[:3])
+        more = f" and {len(sigmas) - 3} more" if len(sigmas) > 3 else ""
+        how = "given" if noise_is_given else "estimated"
+        notes.append(f"Noise of sigma {listed}{more} was {how}; the error is estimated by SURE.")
+    return notes
 
 
 def _choose_budget(evaluations: int | None, members: int, measures: int) -> int:
@@ -271,12 +257,11 @@ def _run_search(objective: Objective, members: int, measures: int) -> None:
 
 
 def _make_report(
-    session: Session,
+    judge: ImageJudge,
     objective: Objective,
     scores: Sequence[Metric],
     evaluator: _Evaluator,
     bundle: Bundle | str | os.PathLike[str],
-    image_count: int,
     notes: Sequence[str],
     files: tuple[str, ...],
 ) -> TuneReport:
@@ -290,15 +275,15 @@ def _make_report(
     kept = sort_front(rows, find_pareto_front(utilities), scores[0]) if len(scores) > 1 else ()
     return TuneReport(
         bundle=os.fspath(bundle.path if isinstance(bundle, Bundle) else bundle),
-        members=session.members,
-        engine=session.engine.name,
-        engine_reason=session.engine_reason,
+        members=judge.members,
+        engine=judge.engine,
+        engine_reason=judge.engine_reason,
         scores=tuple(scores),
         evaluations=rows,
         best_indices=bests,
         front=kept,
         chosen_index=kept[find_knee_point([utilities[index] for index in kept])] if kept else bests[0],
-        image_count=image_count,
+        image_count=len(judge.crops),
         change_seconds=statistics.median(evaluator.change_times_s),
         frame_seconds=statistics.median(evaluator.frame_times_s),
         seconds=0.0,
@@ -317,11 +302,13 @@ def _check_outputs(html: str | os.PathLike[str] | None, plot: str | os.PathLike[
     return check_outputs((html, plot), force)
 
 
-def _render_examples(session: Session, trial: TestImage, report: TuneReport) -> dict[str, Frame]:
-    """What the page shows of the first picture: the input, the better member alone, the chosen blend, the reference."""
-    examples = {"input": trial.frame}
+def _render_examples(session: Session, pair: ImagePair, crop: int | None, report: TuneReport) -> dict[str, Frame]:
+    """What the page shows of the first image: the input, the better member alone, the chosen blend, the reference."""
+    image = read_test_image(pair, session.signature, crop)
+    examples = {"input": image.to_frame(image.frame)}
     member = report.find_best_member(0)
     for title, index in (("better member alone", member), ("chosen blend", report.chosen_index)):
         session.alpha = coefficients = report.evaluations[index].coefficients
-        examples[f"{title}: {describe_coefficients(report.members, coefficients)}"] = render_tiled(session, trial.frame).output
-    return examples if trial.reference is None else {**examples, "reference": trial.reference}
+        output = render_tiled(session, image.frame).output
+        examples[f"{title}: {describe_coefficients(report.members, coefficients)}"] = image.to_frame(output)
+    return examples if image.reference is None else {**examples, "reference": image.reference_frame}

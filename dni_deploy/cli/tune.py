@@ -26,6 +26,7 @@ MAX_LISTED_POINTS = 10
     dni-deploy tune sr.dni in.png --reference clean.png
     dni-deploy tune denoise.dni noisy.png --noise auto
     dni-deploy tune sr.dni photos/ --reference clean/ --metric psnr --metric haarpsi --html tune.html
+    dni-deploy tune sr.dni photos/ -r --reference clean/ --ray auto --workers 4
     dni-deploy tune sr.dni in.png --reference clean.png --metric my_metrics:sharpness --plot tune.png
     """,
 )
@@ -37,6 +38,7 @@ MAX_LISTED_POINTS = 10
     multiple=True,
     help="The clean image; with several images, one for each in the same order, or a folder with the same names. Repeatable.",
 )
+@click.option("-r", "--recursive", is_flag=True, help="Also enter the folders in a folder, of images and of references.")
 @click.option(
     "--noise",
     metavar="auto|SIGMA",
@@ -68,12 +70,14 @@ MAX_LISTED_POINTS = 10
     "--plot", type=options.PATH_TYPE, help="Write a plot of the metrics against alpha to this file: .png, .svg or .pdf."
 )
 @options.session_options
+@options.ray_options
 @options.force
 def command(
     command_output: CommandOutput,
     bundle: Path,
     images: tuple[Path, ...],
     reference: tuple[Path, ...],
+    recursive: bool,
     noise: str | None,
     metric: tuple[str, ...],
     evaluations: int | None,
@@ -81,6 +85,7 @@ def command(
     html: Path | None,
     plot: Path | None,
     session_options: Any,
+    ray_options: Any,
     force: bool,
 ) -> None:
     """Find the alpha that is best: by references, or for denoisers by the noise.
@@ -101,6 +106,8 @@ def command(
             html=html,
             plot=plot,
             options=session_options,
+            recursive=recursive,
+            ray_options=ray_options,
             force=force,
             progress=progress,
         )

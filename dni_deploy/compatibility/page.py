@@ -64,8 +64,9 @@ def render_check_page(report: CheckReport, contact_sheets: Sequence[PairContactS
         "matrix": _make_matrix(report),
         "pairs": [_make_pair(report, pair, contact_sheets) for pair in report.pairs],
         "tables": [table for table in _make_tables(report) if table["rows"]],
-        "footnote": f"Dashed lines: {MAX_UNRELATED_INDEX}, below which unrelated networks lie, and {MIN_BLENDING_INDEX}, above "
-        "which families that blend lie (Deep Network Interpolation, CVPR 2019).",
+        "footnote": f"The two colored lines across the bar of a layer: {MAX_UNRELATED_INDEX}, below which unrelated networks lie, and "
+        f"{MIN_BLENDING_INDEX}, above which families that blend lie (Deep Network Interpolation, CVPR 2019). The thick line is the "
+        "layer's median, the dark bar the middle half of its filters, the light one 5 to 95 %.",
     }
     return render_page("dni_deploy.compatibility", "page", values)
 
@@ -160,13 +161,15 @@ def _make_layer_chart(layers: Sequence[LayerCorrelation]) -> dict[str, Any] | No
                 "is_low": row.has_low_median,
             }
         )
-    # At 0 the mark of unrelated networks would lie on that of the axis.
-    marks = [low, *([MAX_UNRELATED_INDEX] if low < 0 else []), MIN_BLENDING_INDEX, 1.0]
+    bounds = (MAX_UNRELATED_INDEX, MIN_BLENDING_INDEX)  # on a line of their own, where they keep clear of the axis' ends
     return {
         "is_open": len(layers) <= MAX_OPEN_LAYERS,
         "layers": bars,
-        "bounds": [f"{to_percent(bound):.2f}" for bound in (MAX_UNRELATED_INDEX, MIN_BLENDING_INDEX)],
-        "marks": [{"left": f"{to_percent(mark):.2f}", "value": f"{mark:g}"} for mark in marks],
+        "bounds": [f"{to_percent(bound):.2f}" for bound in bounds],
+        "marks": [
+            {"left": f"{to_percent(mark):.2f}", "value": f"{mark:g}", "is_lower": mark in bounds}
+            for mark in (low, *bounds, 1.0)
+        ],
     }
 
 

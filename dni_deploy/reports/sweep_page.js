@@ -3,13 +3,14 @@
   const data = JSON.parse(document.getElementById("page-data").textContent);
   const element = id => document.getElementById(id);
   const viewer = element("viewer"), slider = element("alpha"), uncover = element("uncover"), status = element("status");
-  const frames = [...viewer.querySelectorAll("img.frame")], lastFrame = element("last-frame"), marker = element("marker");
+  const frames = [...viewer.querySelectorAll("img.frame")], lastFrame = element("last-frame"), referenceFrame = element("reference-frame"), marker = element("marker");
   let index = data.start, view = "network";
   function draw() {
     const row = data.rows[index], showsPixels = view === "pixels";
     frames.forEach((image, position) => { image.hidden = position !== (showsPixels ? 0 : index); });
     if (lastFrame) { lastFrame.hidden = !showsPixels; lastFrame.style.opacity = row.position; }
-    const alpha = document.createElement("b"), text = showsPixels ? row.pixels : row.network;
+    if (referenceFrame) referenceFrame.hidden = view !== "reference";
+    const alpha = document.createElement("b"), text = view === "reference" ? "the reference" : showsPixels ? row.pixels : row.network;
     alpha.textContent = row.alpha;
     status.replaceChildren(alpha, document.createElement("br"), text);
     slider.setAttribute("aria-valuetext", row.alpha + ". " + text);

@@ -29,6 +29,7 @@ def render_sweep_page(
     input_frame: Frame,
     title: str,
     reference_psnrs: Mapping[str, float] | None = None,
+    reference_frame: Frame | None = None,
 ) -> str:
     """Renders the page; the slider starts at the best alpha, or in the middle without a reference.
 
@@ -40,6 +41,7 @@ def render_sweep_page(
         input_frame: What went into the network, uint8 (h, w, 3).
         title: The heading.
         reference_psnrs: PSNR in dB by name, drawn as horizontal lines.
+        reference_frame: What the outputs are compared with, uint8, of their size.
 
     Returns:
         The HTML text.
@@ -78,6 +80,10 @@ def render_sweep_page(
             for index, (row, image) in enumerate(zip(rows, images, strict=True))
         ],
         "last_frame": images[-1] if has_two_members else None,
+        "reference_frame": (
+            None if reference_frame is None else encode_data_uri(reference_frame, MAX_IMAGE_SIDE_PX, lossless=is_lossless)
+        ),
+        "has_views": has_two_members or reference_frame is not None,
         "input_frame": encode_data_uri(input_frame, MAX_IMAGE_SIDE_PX, lossless=is_lossless),
         "start": start,
         "last_index": count - 1,
@@ -88,13 +94,17 @@ def render_sweep_page(
         "chart": chart.to_values(start),
         "measured": [
             {"name": "one change of alpha", "value": f"{report.change_seconds * 1e3:.2f} ms (median)"},
-            {"name": "one frame", "value": f"{report.frame_seconds * 1e3:.0f} ms (median), {width} x {height} pixels"},
+            {"name": "one frame", "value": f"{_format_seconds(report.frame_seconds)} (median), {width} x {height} pixels"},
             {"name": "engine", "value": report.engine},
         ],
         "table": _make_table(report, [str(row["alpha"]) for row in rows]),
         "footnote": f"The images are kept {'without loss' if is_lossless else 'as JPEG of quality 95'}.",
     }
     return render_page("dni_deploy.reports", "sweep_page", values, {"start": start, "rows": rows})
+
+
+def _format_seconds(seconds: float) -> str:
+    return f"{seconds * 1e3:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
 def _format_method(name: str, psnr: float | None) -> str:
@@ -105,8 +115,14 @@ def _make_table(report: SweepReport, alphas: Sequence[str]) -> dict[str, Any] | 
     if report.best_index is None:
         return None
     has_pixels = report.points[0].pixel_blend_psnr is not None
+    if len(report.members) == 2:  # one number says both shares, and the table fits on a phone
+        alphas = [f"{point.coefficients[0]:.4g}" for point in report.points]
     return {
-        "columns": ["alpha", "blended weights", *["blended pixels"] * has_pixels],
+        "columns": [
+            f"alpha ({report.members[0]})" if len(report.members) == 2 else "alpha",
+            "blended weights",
+            *["blended pixels"] * has_pixels,
+        ],
         "rows": [
             {
                 "is_best": index == report.best_index,

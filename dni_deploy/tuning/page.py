@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dni_deploy.imaging.frame_encoding import encode_data_uri
 from dni_deploy.imaging.frames import Frame
 from dni_deploy.reports.page import render_page
-from dni_deploy.tuning.plot import plot_tuning
+from dni_deploy.tuning.plot import plot_tuning_panels
 from dni_deploy.tuning.report import TuneReport
 
 
@@ -22,7 +22,6 @@ def render_tune_page(report: TuneReport, frames: Mapping[str, Frame], image_name
     Returns:
         The HTML text.
     """
-    svg = plot_tuning(report, "svg").decode()
     rows = [
         {
             "is_chosen": index == report.chosen_index,
@@ -38,11 +37,11 @@ def render_tune_page(report: TuneReport, frames: Mapping[str, Frame], image_name
         "command": "tune",
         "sentences": (*report.format_finding(), *report.notes),
         "command_line": report.format_next_command(),
-        "plot": svg[svg.index("<svg") :],
+        "plots": [{"svg": svg[svg.index(b"<svg") :].decode()} for svg in plot_tuning_panels(report)],
         "image_name": image_name,
         "frames": [{"caption": caption, "image": encode_data_uri(frame)} for caption, frame in frames.items()],
         "evaluation_count": len(rows),
-        "header": [*report.members, *(score.name for score in report.scores)],
+        "header": [*(f"share of {name}" for name in report.members), *(score.name for score in report.scores)],
         "rows": rows,
         "footnote": "",
     }

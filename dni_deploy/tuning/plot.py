@@ -15,6 +15,10 @@ from dni_deploy.reports.plot import INK_COLOR, MAIN_COLOR, SECOND_COLOR, encode_
 from dni_deploy.tuning.report import TuneReport
 
 MUTED_COLOR = "#9aa3ab"
+PANEL_WIDTH, PANEL_HEIGHT = 5.4, 4.4
+"""Of a panel, in inches."""
+PHONE_SCALE = 0.8
+"""Of a panel on a page, so that its labels can be read where the page is 390 pixels wide."""
 
 
 def plot_tuning(report: TuneReport, kind: str) -> bytes:
@@ -29,15 +33,35 @@ def plot_tuning(report: TuneReport, kind: str) -> bytes:
     Returns:
         The file. The same report gives the same bytes.
     """
-    panels = len(report.scores) + (len(report.scores) > 1)
-    figure = Figure(figsize=(5.4 * panels + (0.6 if len(report.members) == 3 else 0), 4.4), layout="constrained")
-    all_axes = figure.subplots(1, panels, squeeze=False)[0]
-    draw = {2: _draw_curve, 3: _draw_triangle}.get(len(report.members), _draw_progress)
-    for metric_index, axes in enumerate(all_axes[: len(report.scores)]):
-        draw(figure, axes, report, metric_index)
-    if len(report.scores) > 1:
-        _draw_pareto_front(all_axes[-1], report)
+    panels = _count_panels(report)
+    figure = Figure(
+        figsize=(PANEL_WIDTH * panels + (0.6 if len(report.members) == 3 else 0), PANEL_HEIGHT), layout="constrained"
+    )
+    for panel, axes in enumerate(figure.subplots(1, panels, squeeze=False)[0]):
+        _draw_panel(figure, axes, report, panel)
     return encode_figure(figure, kind)
+
+
+def plot_tuning_panels(report: TuneReport) -> list[bytes]:
+    """Plots what `plot_tuning` does as one SVG for each panel, for a page that has room for one beside another or not."""
+    drawn = []
+    for panel in range(_count_panels(report)):
+        figure = Figure(figsize=(PHONE_SCALE * PANEL_WIDTH, PHONE_SCALE * PANEL_HEIGHT), layout="constrained")
+        _draw_panel(figure, figure.subplots(), report, panel)
+        drawn.append(encode_figure(figure, "svg"))
+    return drawn
+
+
+def _count_panels(report: TuneReport) -> int:
+    return len(report.scores) + (len(report.scores) > 1)
+
+
+def _draw_panel(figure: Figure, axes: Any, report: TuneReport, panel: int) -> None:
+    if panel == len(report.scores):
+        _draw_pareto_front(axes, report)
+        return
+    draw = {2: _draw_curve, 3: _draw_triangle}.get(len(report.members), _draw_progress)
+    draw(figure, axes, report, panel)
 
 
 def _format_alpha_label(members: Sequence[str]) -> str:
@@ -67,6 +91,7 @@ def _draw_curve(figure: Figure, axes: Any, report: TuneReport, metric_index: int
             best.coefficients[0],
             best.values[metric_index],
             f"{score.format_value(best.values[metric_index])} at {best.coefficients[0]:g}",
+            is_lowest=not score.higher_is_better,
         )
     axes.set(xlabel=_format_alpha_label(report.members), ylabel=_format_axis_label(score))
     axes.margins(y=0.15)
@@ -125,14 +150,17 @@ def _draw_pareto_front(axes: Any, report: TuneReport) -> None:
     if all(map(math.isfinite, pairs[report.chosen_index])):
         _mark_point(axes, pairs[report.chosen_index][0], pairs[report.chosen_index][1], "knee")
     axes.set(xlabel=_format_axis_label(first), ylabel=_format_axis_label(second))
+    axes.margins(0.12)
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
 
 
-def _mark_point(axes: Any, x: float, y: float, text: str) -> None:
+def _mark_point(axes: Any, x: float, y: float, text: str, *, is_lowest: bool = False) -> None:
+    """Marks a point and labels it above, or below where it is the lowest of a curve."""
     axes.plot([x], [y], "o", color=MAIN_COLOR, markersize=8, markeredgecolor="white")
     axes.annotate(
-        text, (x, y), textcoords="offset points", xytext=(0, 9), ha="center", color=MAIN_COLOR,
+        text, (x, y), textcoords="offset points", xytext=(0, -9 if is_lowest else 9), ha="center",
+        va="top" if is_lowest else "bottom", color=MAIN_COLOR,
         bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.75},
     )  # fmt: skip
 
@@ -156,18 +184,17 @@ def plot_slider(
     Returns:
         The file. The same numbers give the same bytes.
     """
-    figure = Figure(figsize=(9.6, 4.0), layout="constrained")
+    figure = Figure(figsize=(9.6, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.plot(*zip(*slider_points, strict=True), color=MAIN_COLOR, marker="o", markersize=3)
     left.plot([0, 1], [0, 1], color="#6b7280", linestyle=":")
     left.set(xlabel="position of the slider", ylabel=_format_alpha_label(members))
-    count = len(alpha_distances)
-    places, width = (np.arange(count) + 0.5) / count, 0.4 / count
-    right.bar(places - width / 2, alpha_distances, width, color=MUTED_COLOR, label="equal steps of alpha")
-    right.bar(places + width / 2, slider_distances, width, color=MAIN_COLOR, label="equal steps of the slider")
-    right.axhline(sum(slider_distances) / count, color=INK_COLOR, linewidth=0.8, linestyle=":")
-    right.set(xlabel="along alpha, along the slider", ylabel="the image moves by (mean CIEDE2000)")
-    right.legend(fontsize=8, loc="upper center")
+    edges = np.linspace(0, 1, len(alpha_distances) + 1)
+    right.stairs(alpha_distances, edges, fill=True, color=MUTED_COLOR, label="in equal steps of alpha")
+    right.stairs(slider_distances, edges, color=MAIN_COLOR, linewidth=2, label="in equal steps of the slider")
+    right.set(xlabel="alpha, or position of the slider", ylabel="change per step (mean CIEDE2000)")
+    right.set_ylim(bottom=0)
+    figure.legend(loc="outside lower right", ncols=2, fontsize=9, frameon=False)
     for axes in (left, right):
         axes.grid(alpha=0.3)
     return encode_figure(figure, kind)

@@ -100,7 +100,10 @@ class TuneReport:
             values = zip(self.scores, self.evaluations[self.chosen_index].values, strict=True)
             listed = ", ".join(f"{score.name} {score.format_value(value)}" for score, value in values)
             where = self._describe_alpha(self.chosen_index)
-            sentences.append(f"The best compromise of {len(self.front)} on the front is {where}: {listed}.")
+            if len(self.front) == 1:
+                sentences.append(f"One blend is the best by every metric, {where}: {listed}.")
+            else:
+                sentences.append(f"Of {len(self.front)} blends on the front, {where} is the best compromise: {listed}.")
         return tuple(sentences)
 
     def _describe_alpha(self, index: int) -> str:

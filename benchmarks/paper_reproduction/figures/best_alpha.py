@@ -35,7 +35,7 @@ def figure(bench: ReproductionBench) -> Section:
                     f"{title}, noise {level}: blend at its best alpha minus the better end", found.to_ends, "above", 0.0, "dB"
                 ),
             ]
-        panel.set(xlabel="alpha, the share of N60", title=title)
+        panel.set(xlabel="share of N60", title=title)
     axes[0, 0].set_ylabel("PSNR, dB (dotted: net fine-tuned for the level)")
     axes[0, 1].legend()
     return Section(

@@ -64,7 +64,7 @@ def figure(bench: ReproductionBench) -> Section:
                 "dB",
             )
         )
-        panel.set(xlabel="alpha, the share of the second", title=f"{title}, noise {NOISE_SIGMA}")
+        panel.set(xlabel="share of the second", title=f"{title}, noise {NOISE_SIGMA}")
         strips.append(_draw_strip(bench, family))
     axes[0, 0].set_ylabel("PSNR, dB")
     axes[0, 0].legend()

@@ -43,7 +43,7 @@ def figure(bench: ReproductionBench) -> Section:
         panel.legend(title=f"{first} to", fontsize=7, title_fontsize=7)
     axes[0, 0].set_ylim(0, None)
     for panel in axes[-1]:
-        panel.set_xlabel("alpha")
+        panel.set_xlabel("share of the second")
     for panel in axes[:, 0]:
         panel.set_ylabel("step / mean step")
     return Section(

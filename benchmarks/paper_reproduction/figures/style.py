@@ -57,7 +57,7 @@ def figure(bench: ReproductionBench) -> Section:
     axes[0, 2].plot(SWEEP_ALPHAS, likeness, label="SSIM to the photograph")
     axes[0, 2].plot(SWEEP_ALPHAS, to_style, label="colours to mosaic")
     for panel, title in zip(axes[0], ("mosaic - fire", "small - large", "content - style"), strict=True):
-        panel.set(xlabel="alpha", title=title)
+        panel.set(xlabel="share of the second", title=title)
         panel.legend(fontsize=7)
     return Section(
         title="Style, stroke size, content against style, and a plane of them (Fig. 8)",

@@ -136,7 +136,7 @@ def _curves(table: dict[str, NDArray[np.float64]]) -> bytes:
             panel.plot(
                 SWEEP_ALPHAS, found[:, index], "o-" if mode == "network" else "x--", markersize=3, label=f"blended {mode}"
             )
-        panel.set(xlabel="alpha, the share of GAN", title=title)
+        panel.set(xlabel="share of GAN", title=title)
     axes[0, 0].legend(fontsize=7)
     return png(figure)
 

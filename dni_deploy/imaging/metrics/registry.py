@@ -40,6 +40,11 @@ class Metric:
     measure: Callable[[Frame, Frame], float]
     formatter: Callable[[float], str] | None = None
 
+    @property
+    def given_name(self) -> str:
+        """The name as `find_metric` takes it."""
+        return self.name if self.higher_is_better or self.name in _BUILT_IN_METRICS else f"min:{self.name}"
+
     def to_utility(self, value: float) -> float:
         """Converts a value to what a search maximizes: its sign is turned where less is better."""
         return value if self.higher_is_better else -value

@@ -22,7 +22,7 @@ export function build(place, facts, send) {
   return { show: shares => parts.forEach(part => part.show(shares)) };
 }
 
-// Where the bundle holds a slider with even steps, the knob is at its position, and alpha is shown beside it.
+// Where the bundle holds a slider with even steps, the knob is at its position, which is shown beside it; the shares are shown below.
 function makeSlider(place, { members, slider: points }, send) {
   const input = createElement("input", { type: "range", id: "alpha", min: 0, max: 1, step: 0.01 });
   const ends = createElement("div", { className: "ends" }, createElement("span", { textContent: `all ${members[1]}` }), createElement("span", { textContent: `all ${members[0]}` }));
@@ -30,7 +30,7 @@ function makeSlider(place, { members, slider: points }, send) {
   const label = createElement("label", { htmlFor: "alpha", textContent: points ? `even steps to the eye, towards ${members[0]}` : `alpha, the share of ${members[0]}` });
   place.append(label, ...(points ? [number] : []), input, ends);
   const showValue = share => {
-    number.textContent = ` alpha ${share.toFixed(3)}`;
+    number.textContent = ` position ${input.valueAsNumber.toFixed(2)}`;
     input.setAttribute("aria-valuetext", sharesText(members, [share, 1 - share]));
   };
   input.addEventListener("input", event => {

@@ -57,7 +57,8 @@ function handleHello(facts) {
   byId("title").textContent = document.title = facts.name;
   byId("lead").textContent = `${facts.members.join(", ")}: blended live`;
   byId("m-engine").textContent = facts.engine;
-  byId("m-rules").textContent = (facts.rules || []).join(", ") || "none";
+  byId("m-rules").textContent = (facts.rules || []).join(", ");
+  document.querySelectorAll(".rules").forEach(part => { part.hidden = !(facts.rules || []).length; });
   showShares(state.shares);
   setView(state.view);
   requestFrames();
@@ -321,7 +322,7 @@ setInterval(() => {
   byId("rate").textContent = !stats.frames ? "" : recent.length > 1 ? `${recent.length} frames/s` : still ? "still image" : "0 frames/s";
   if (state.status.recording) byId("take").textContent = `Recording, ${((now - state.started) / 1000).toFixed(0)} s.`;
   const last = stats.latencies.slice(-30).sort((one, other) => one - other), middle = last[last.length >> 1];
-  byId("delay").textContent = last.length ? `control to frame ${middle.toFixed(0)} ms` : "";
+  byId("delay").textContent = last.length ? `${middle.toFixed(0)} ms from control to picture` : "";
   byId("m-delay").textContent = last.length ? `${middle.toFixed(0)} ms, at most ${last[last.length - 1].toFixed(0)} ms` : "–";
   byId("m-network").textContent = state.network === undefined ? "–" : `${state.network.toFixed(1)} ms`;
   byId("m-change").textContent = state.change === undefined ? "–" : `${state.change.toFixed(2)} ms`;

@@ -14,16 +14,19 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dni_deploy.api import tune as tune_module
+from dni_deploy.api import tune_images
 from dni_deploy.api.tune import tune
 from dni_deploy.cli.output import CommandOutput
 from dni_deploy.cli.tune import command
 from dni_deploy.errors import MismatchError, UnavailableError, UsageError
 from dni_deploy.imaging.metrics.psnr import psnr
 from dni_deploy.signature import Signature
+from dni_deploy.tuning import trials
 from engines.frame_conversion import HostFrameEngine
 from tests.dni_deploy.imaging.test_noise import noised
 from tests.dni_deploy.tuning.test_sure import blur, middle
 from tests.support.frame_session import Dimmer, opener
+from tests.support.local_workers import LocalWorkers
 
 
 @pytest.fixture
@@ -36,7 +39,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def use(monkeypatch: pytest.MonkeyPatch, engine: Any, *members: str, signature: Signature | None = None) -> Any:
-    monkeypatch.setattr(tune_module, "open_session", opener(engine, members, signature))
+    for module in (tune_module, tune_images):
+        monkeypatch.setattr(module, "open_session", opener(engine, members, signature))
     return engine
 
 
@@ -84,6 +88,40 @@ def test_several_images_are_averaged(folder: Path, monkeypatch: pytest.MonkeyPat
     assert both.image_count == 2
     for one, other, mean in zip(*single, both.evaluations, strict=False):
         assert mean.values[0] == pytest.approx((one.values[0] + other.values[0]) / 2, rel=1e-12)
+
+
+def test_the_result_depends_on_no_order_and_no_unit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources, references = [], []
+    for number in range(7):
+        pixels = np.random.default_rng(number).integers(0, 256, (16 + number, 20, 3), dtype=np.uint8)
+        for names, factor in ((sources, 1.0), (references, 0.3 + 0.07 * number)):
+            names.append(folder / f"{number}-{factor:.2f}.png")
+            Image.fromarray(np.rint(pixels * factor).astype(np.uint8)).save(names[-1])
+    use(monkeypatch, Dimmer((1.0, 0.0)), "a", "b")
+    wishes = {"metric": ["psnr", "ciede2000"], "crop": 16, "evaluations": 14}
+    whole = tune("x", sources, reference=references, **wishes)  # type: ignore[arg-type]
+    monkeypatch.setattr(tune_module, "open_workers", LocalWorkers)
+    for images_per_unit, workers in ((1, 4), (3, 2), (100, 1)):
+        monkeypatch.setattr(LocalWorkers, "worker_count", workers)
+        monkeypatch.setattr(tune_images, "IMAGES_PER_UNIT", images_per_unit)
+        again = tune("x", sources, reference=references, **wishes)  # type: ignore[arg-type]
+        assert again.evaluations == whole.evaluations
+        assert (again.front, again.chosen_index, again.notes) == (whole.front, whole.chosen_index, whole.notes)
+    assert "and 4 more was given" in tune("x", sources, noise=10, evaluations=2).notes[-1]
+
+
+def test_an_image_is_read_once_for_all_evaluations(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, Dimmer((1.0, 0.0)), "a", "b")
+    decoded: list[str] = []
+    original = trials.read_image
+
+    def read(path: str, **options: Any) -> Any:
+        decoded.append(Path(path).name)
+        return original(path, **options)
+
+    monkeypatch.setattr(trials, "read_image", read)
+    tune("x", folder / "in.png", reference=folder / "clean.png", evaluations=8)
+    assert decoded == ["in.png", "clean.png"]
 
 
 def test_tune_finds_the_best_point_of_three_members(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

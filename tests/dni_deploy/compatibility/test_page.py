@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from dni_deploy.compatibility.page import CSS_CLASS_BY_VERDICT, render_check_pag
 from dni_deploy.compatibility.report import ArchitectureMismatch, CheckReport, PairReport, PathReport
 from dni_deploy.compatibility.trial import PairContactSheet
 from dni_deploy.compatibility.verdict import VERDICTS
+from tests.support.browser import browser as browser
 
 BARRIER = Barrier("a - b", "drawn", 0.01, 0.02, 0.01, 0.01)
 PAIR = PairReport(
@@ -40,6 +43,10 @@ def test_a_pair_is_shown_with_its_images_layers_and_tables() -> None:
     assert re.findall("<summary>(.*?)</summary>", text) == [
         "Layers", "Correlation index", "Halfway", "Loss barrier",
     ]  # fmt: skip
+    assert re.findall('<img alt="(.*?)"', text) == [
+        "Output of a, drawn", "Output halfway, weights blended, drawn", "Mean of the two outputs' pixels, drawn",
+        "Output of b, drawn",
+    ]  # fmt: skip
     assert text.count("A reason.") == text.count("Some advice.") == text.count("A note.") == 1
 
 
@@ -48,7 +55,8 @@ def test_the_axis_reaches_below_zero_only_where_a_layer_does() -> None:
     positive = replace(LAYER, quantiles=(0.0, 0.5, 0.6, 0.9, 1.0))
     text = render_check_page(replace(REPORT, layers=(positive,)), [])
     assert 'style="left:0.00%">0<' in text
-    assert '">0.1<' not in text
+    assert '<span class="lower" style="left:10.00%">0.1<' in text  # below the axis, clear of its 0
+    assert "colored lines across the bar" in text
     assert "width:40.00%" in text  # from 0.5 to 0.9
 
 
@@ -93,3 +101,22 @@ def test_what_kept_the_network_from_running_is_said_once_and_first(count: int) -
     text = render_check_page(report, [])
     assert text.count("No &lt;torch&gt;.") == 1
     assert text.index("No &lt;torch&gt;.") < text.index("A reason.")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1280])
+def test_numbers_and_layers_have_their_room(tmp_path: Path, browser: Any, width: int) -> None:
+    path = tmp_path / "page.html"
+    layers = tuple(replace(LAYER, layer=f"a.very.long.name.of.a.block.{index}.weight") for index in range(3))
+    path.write_text(render_check_page(replace(REPORT, layers=layers), [SHEET]), encoding="utf-8")
+    tab = browser.new_page(viewport={"width": width, "height": 844})
+    tab.goto(path.as_uri())
+    assert tab.evaluate("document.documentElement.scrollWidth") == width
+    assert max(tab.locator("dd").evaluate_all("rows => rows.map(row => row.clientHeight)")) <= 30  # one line each
+    assert min(tab.locator(".layers .bar").evaluate_all("bars => bars.map(bar => bar.clientWidth)")) >= 200
+    boxes = tab.locator(".layers .axis span").evaluate_all(
+        "marks => marks.map(mark => { const box = mark.getBoundingClientRect(); return [box.left, box.right, box.top]; })"
+    )
+    for left, right, top in boxes:
+        assert not [box for box in boxes if box[2] == top and box[0] != left and box[0] < right and left < box[1]]
+    tab.close()

@@ -35,9 +35,9 @@ def sweep_report(psnrs: list[float | None], **options: Any) -> SweepReport:
     return SweepReport(**{**settings, **options}, points=points, best_index=find_best_point(points))
 
 
-def render(title: str = "Noise 40", level_name: str = "N40", **options: Any) -> str:
+def render(title: str = "Noise 40", level_name: str = "N40", reference: np.ndarray | None = None, **options: Any) -> str:
     report = sweep_report([30.0 - abs(index - 2) for index in range(5)], **options)  # the best in the middle
-    return render_sweep_page(gray_frames(), report, np.zeros((24, 32, 3), np.uint8), title, {level_name: 29.5})
+    return render_sweep_page(gray_frames(), report, np.zeros((24, 32, 3), np.uint8), title, {level_name: 29.5}, reference)
 
 
 class Collector(HTMLParser):
@@ -94,6 +94,14 @@ def test_identical_images_and_missing_references() -> None:
     assert "<table" not in text
 
 
+def test_the_reference_can_be_shown() -> None:
+    frames = gray_frames()
+    text = render_sweep_page(frames, sweep_report([28.0] * 5), frames[0], "t", None, frames[1])
+    assert 'value="reference"' in text
+    assert text.count('id="reference-frame"') == 1
+    assert "reference-frame" not in re.sub("<script.*", "", render(), flags=re.DOTALL)
+
+
 def test_a_sweep_over_three_members_has_no_pixel_blend() -> None:
     corners = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
     points = tuple(SweepPoint(coefficients, None, None, 0.001, 0.02) for coefficients in corners)
@@ -125,7 +133,7 @@ def read_middle_pixel(tab: Any) -> int:
 @pytest.mark.slow
 def test_sliders_change_the_displayed_image(tmp_path: Path, browser: Any, width: int, scheme: str) -> None:
     path = tmp_path / "page.html"
-    path.write_text(render(), encoding="utf-8")
+    path.write_text(render(reference=gray_frames()[4]), encoding="utf-8")
     tab = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=scheme)
     problems: list[str] = []
     tab.on("pageerror", lambda error: problems.append(str(error)))
@@ -138,6 +146,12 @@ def test_sliders_change_the_displayed_image(tmp_path: Path, browser: Any, width:
     slider.focus()
     tab.keyboard.press("ArrowRight")
     assert read_middle_pixel(tab) == 150
+    tab.get_by_label("the reference").check()
+    assert read_middle_pixel(tab) == 200
+    assert tab.locator("#status").inner_text().endswith("the reference")
+    tab.get_by_label("blended weights").check()
+    assert read_middle_pixel(tab) == 150
+    slider.focus()
     assert "alpha 0.75" in slider.get_attribute("aria-valuetext")
     assert "29.00 dB" in tab.locator("#status").inner_text()
     tab.keyboard.press("Home")

@@ -36,7 +36,8 @@ def test_gains_are_relative_to_the_better_member_for_each_metric() -> None:
     best_psnr, best_color, compromise = report.format_finding()
     assert best_psnr == "Best by psnr: 30.00 dB at a 0.75, b 0.25, 3.00 dB better than the better member alone."
     assert best_color.startswith("Best by ciede2000")
-    assert compromise.startswith("The best compromise of 3 on the front is a 0.5, b 0.5: psnr 29.00 dB")
+    assert compromise.startswith("Of 3 blends on the front, a 0.5, b 0.5 is the best compromise: psnr 29.00 dB")
+    assert tune_report(front=(1,), chosen_index=1).format_finding()[2].startswith("One blend is the best by every metric, ")
 
 
 def test_the_best_point_may_be_a_member() -> None:

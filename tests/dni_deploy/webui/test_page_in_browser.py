@@ -126,7 +126,7 @@ def test_a_control_of_the_network_moves_the_frame(browser: Any) -> None:
 
 @pytest.mark.slow
 def test_the_perceptual_slider_shows_position_and_alpha(browser: Any) -> None:
-    """The slider shows the position, alpha is displayed beside it, and both follow changes by others."""
+    """The slider shows the position, the shares are displayed below it, and both follow changes by others."""
     with serve_page(2, slider=[[0.0, 0.0], [0.2, 0.5], [0.7, 0.6], [1.0, 1.0]]) as live:
         tab = Tab(browser, live)
         slider = tab.page.get_by_label("even steps to the eye, towards bright")
@@ -136,7 +136,7 @@ def test_the_perceptual_slider_shows_position_and_alpha(browser: Any) -> None:
         for _ in range(10):
             tab.page.keyboard.press("ArrowRight")
         tab.wait_for_coefficients(0.25, 0.75)  # position 0.1 is halfway to the first slider point
-        assert tab.page.locator("#alpha-number").inner_text().strip() == "alpha 0.250"
+        assert tab.page.locator("#alpha-number").inner_text().strip() == "position 0.10"
         assert slider.get_attribute("aria-valuetext") == "bright 0.25, dark 0.75"
         live.shared_alpha.set_alpha({"bright": 0.8, "dark": 0.2}, "osc")
         tab.wait_for_coefficients(0.8, 0.2)
