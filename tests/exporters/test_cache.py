@@ -51,6 +51,7 @@ def take(net: nn.Module, **options: Any) -> tuple[bytes, bool]:
     return lifted.graph.SerializeToString(deterministic=True), cached
 
 
+@pytest.mark.slow
 def test_the_second_lift_reads_a_file_with_the_same_bytes(folder: Path) -> None:
     net = pico_net("dncnn")
     (first, was_cached), (second, is_cached) = take(net), take(net)

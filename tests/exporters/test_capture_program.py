@@ -168,6 +168,7 @@ class Experts(nn.Module):
         return out
 
 
+@pytest.mark.slow
 def test_a_mixture_of_experts_is_exported_with_all_of_them() -> None:
     torch.manual_seed(0)
     net = Experts().eval().requires_grad_(False)

@@ -54,7 +54,7 @@ def test_every_float_key_is_an_initializer_and_feeds_its_layer_directly(name: st
     assert [value.name for value in graph.output] == ["y"]
 
 
-@pytest.mark.parametrize("name", ["dncnn_bn", "transformer_net"])
+@pytest.mark.parametrize("name", ["dncnn_bn", pytest.param("transformer_net", marks=pytest.mark.slow)])
 def test_the_same_network_gives_the_same_bytes_and_nothing_of_this_machine(name: str) -> None:
     first, net, signature = export_pico(name)
     second = export_graph(net, signature)

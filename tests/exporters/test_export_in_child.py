@@ -94,6 +94,7 @@ def test_the_child_gives_the_same_error() -> None:
 
 
 @pytest.mark.usefixtures("child_in_this_process")
+@pytest.mark.slow
 def test_a_network_that_the_child_cannot_make_is_exported_here() -> None:
     """Its module is nowhere on the child's path."""
     net = build("make_plain")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +25,7 @@ class UnshuffleAndSort(nn.Module):
         return nn.functional.pixel_shuffle(torch.gather(blocks, -1, order) + values, 2)
 
 
+@pytest.mark.slow
 def test_pixel_unshuffle_and_stable_sort() -> None:
     torch.manual_seed(0)
     net = UnshuffleAndSort().eval().requires_grad_(False)

@@ -14,7 +14,9 @@ from tests.support.exported_network import ROUNDING, export_pico, run_graph, see
 from tests.support.pico_architectures import PICO
 
 
-@pytest.mark.parametrize("name", ["compact", "transformer_net", "dcgan"])
+@pytest.mark.parametrize(
+    "name", ["dcgan", *(pytest.param(name, marks=pytest.mark.slow) for name in ("compact", "transformer_net"))]
+)
 def test_opset_17_keeps_the_names_and_the_picture(name: str) -> None:
     result, net, _ = export_pico(name, opset=17)
     assert [entry.version for entry in result.graph.opset_import if not entry.domain] == [17]

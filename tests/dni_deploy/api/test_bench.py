@@ -81,6 +81,7 @@ def test_bench_rows_on_a_gpu(bundle: Bundle, gpu: FakeGpu) -> None:
     json.dumps(report.to_json(), allow_nan=False)
 
 
+@pytest.mark.slow
 def test_bench_command_prints_each_reason_once(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     if driver.why_gpu_unavailable() is None:
         pytest.skip("there is a GPU here")

@@ -45,7 +45,9 @@ def named(states: list[dict[str, Any]]) -> dict[str, Any]:
     return dict(zip("abcdefgh", states, strict=False))
 
 
-@pytest.mark.parametrize("name", PICO)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * name.startswith(("rrdbnet_old", "rrdbnet_esrgan"))) for name in PICO]
+)
 def test_related_networks_blend(name: str) -> None:
     report = check(named(pico_family(name, 2)))
     assert report.verdict == "blends well", report.reasons
@@ -242,7 +244,7 @@ def test_the_report_is_json_with_the_figures(tmp_path: Path) -> None:
     assert all(row["variance"] >= 1 for row in fields["drifts"])
 
 
-@pytest.mark.parametrize("suffix", ["png", "svg", "pdf", "html"])
+@pytest.mark.parametrize("suffix", ["png", "svg", pytest.param("pdf", marks=pytest.mark.slow), "html"])
 def test_check_writes_plots_and_pages(suffix: str, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     path = tmp_path / f"report.{suffix}"

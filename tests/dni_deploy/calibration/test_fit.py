@@ -120,6 +120,7 @@ def corrected_network(bundle: Bundle, table: object, values: list[str]) -> Candi
     return CandidateNetwork(network.graph, members, network.make_table(members))
 
 
+@pytest.mark.slow
 def test_the_chosen_method_is_the_best_on_held_back_inputs(tmp_path: Path, pico_case: Callable[[str], Case]) -> None:
     bundle = write_unrelated(pico_case("rrdbnet"), tmp_path)
     fit = fit_calibration(bundle, make_inputs(1, 16), 4)

@@ -103,7 +103,7 @@ def test_an_engine_with_another_scale_than_its_signature_is_an_error() -> None:
         run_tiled(partial(map, lambda piece: piece), random_frame(100, 100), Signature(radius=3, scale=2), tile=64)
 
 
-@pytest.mark.parametrize(("name", "blocks"), [("dncnn", 0), ("rrdb", 5), ("rrdb", 23)])
+@pytest.mark.parametrize(("name", "blocks"), [("dncnn", 0), ("rrdb", 5), pytest.param("rrdb", 23, marks=pytest.mark.slow)])
 def test_seams_of_real_networks_stay_under_one_level(name: str, blocks: int) -> None:
     """DnCNN-17 is tiled at its radius; RRDBNets of 5 and 23 blocks have radii of 79 and 349 pixels and get LARGE_OVERLAP_PX."""
     torch = pytest.importorskip("torch", reason="the networks are computed by PyTorch (extra `export`)")

@@ -69,6 +69,7 @@ def test_compiled_code_reads_the_weights_that_were_loaded_last(bundle: Bundle) -
     check_blends(TorchCompiled(bundle, EngineOptions(threads=1)), bundle)
 
 
+@pytest.mark.slow
 def test_without_a_cpp_compiler_the_frame_fails_with_one_sentence(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

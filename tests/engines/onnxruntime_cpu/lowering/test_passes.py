@@ -125,6 +125,7 @@ def wide(pico_case: Callable[[str], Case]) -> dict[str, tuple[onnx.ModelProto, t
 
 
 @pytest.mark.parametrize("name", ["compact", "rrdbnet"])
+@pytest.mark.slow
 def test_reorders_are_gone(name: str, wide: dict[str, tuple[onnx.ModelProto, tuple[str, ...], dict[str, np.ndarray]]]) -> None:
     """One into the blocked layout and one out of it; stock ONNX Runtime has some at each PRelu and each scalar Mul."""
     if not blocked():
