@@ -67,6 +67,13 @@ def test_each_command_exists_with_its_options(page: str) -> None:
             module.command.make_context(arguments[0], arguments[1:])
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_no_line_installs_a_name_of_an_index(page: str) -> None:
+    """No index has dni-deploy, so that anybody may register the name; and cmd.exe passes single quotes on."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert not re.findall(r"pip install [^`\n]*(?:(?<![/\w])dni-deploy\b|'\.\[)", text)
+
+
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with every file that the blocks name, and dni-deploy on the path."""
