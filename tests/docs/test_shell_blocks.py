@@ -152,6 +152,24 @@ def test_blocks_run(page: str, files: Path, tmp_path: Path, monkeypatch: pytest.
             run_command(command)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("export_in_this_process")
+@pytest.mark.parametrize("page", ["docs/tutorial.md", "docs/migration.md"])
+def test_python_blocks_run(page: str, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("psnr.pth", "gan.pth"):
+        shutil.copy(files / name, tmp_path)
+    if page == "docs/tutorial.md":
+        shutil.copytree(files / "sr.dni", tmp_path / "sr.dni")
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / page).read_text(encoding="utf-8")
+    blocks = [
+        match[2] for match in re.finditer(r"(<!-- not run[^>]*>\n)?^```python\n(.*?)^```$", text, re.S | re.M) if not match[1]
+    ]
+    assert blocks
+    for block in blocks:
+        exec(compile(block, page, "exec"), {})
+
+
 def run_command(command: str) -> None:
     """Runs a command in the current folder, ours in this process where it needs no shell; `serve` until its page answers."""
     [own] = find_own_calls(command) or [[]]
