@@ -29,6 +29,7 @@ RUN_BY_PAGE_TEST = {
     "docs/images.md": "test_images.py",
     "docs/recipes.md": "test_recipes.py",
     "docs/slider.md": "test_tune.py",
+    "docs/triton.md": "test_triton.py",
     "docs/tune.md": "test_tune.py",
 }
 """Pages whose own tests run their blocks, with what those pages need; single blocks are marked in the page."""
