@@ -35,9 +35,9 @@ if TYPE_CHECKING:  # what a type checker sees; importing the standard library's 
     from dni_deploy.api.slider import slider as slider
     from dni_deploy.api.status import status as status
     from dni_deploy.api.sweep import sweep as sweep
-    from dni_deploy.api.triton import triton as triton
     from dni_deploy.api.sweep_images import SweepSettings as SweepSettings
     from dni_deploy.api.sweep_images import sweep_images as sweep_images
+    from dni_deploy.api.triton import triton as triton
     from dni_deploy.api.tune import tune as tune
     from dni_deploy.api.video import video as video
     from dni_deploy.api.video_cluster import video_on_cluster as video_on_cluster

@@ -36,6 +36,7 @@ highlight_language = "none"
 default_role = "code"
 autodoc_typehints = "description"
 html_theme = "furo"
+html_copy_source = False
 html_title = f"dni-deploy {version}"
 
 

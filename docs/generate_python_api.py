@@ -33,8 +33,8 @@ with dni.open_session(bundle, alpha=0.35) as session:
 dni.run("sr.dni", "photos/", "done/", 0.3, options=dni.SessionOptions(engine="onnxruntime"))
 ```
 
-Each command of the [command line](cli.md) is a function of the same name. Errors are subclasses of `dni.DniError`, see
-[errors.md](errors.md)."""
+Each command of the [command line](cli.md) is a function of the same name. Errors are subclasses of `dni.DniError`
+([errors and exit codes](errors.md))."""
 
 
 def render_page() -> str:

@@ -29,6 +29,7 @@ RUN_BY_PAGE_TEST = {
     "docs/images.md": "test_images.py",
     "docs/recipes.md": "test_recipes.py",
     "docs/slider.md": "test_tune.py",
+    "docs/triton.md": "test_triton.py",
     "docs/tune.md": "test_tune.py",
 }
 """Pages whose own tests run their blocks, with what those pages need; single blocks are marked in the page."""
@@ -37,7 +38,7 @@ BLOCKS = [block for page in PAGES for block in find_shell_blocks(page)]
 
 
 def needs_run(block: ShellBlock) -> bool:
-    return not block.mark and block.page not in RUN_BY_PAGE_TEST
+    return block.mark == f"run by: tests/docs/{Path(__file__).name}" or (not block.mark and block.page not in RUN_BY_PAGE_TEST)
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: f"{block.page}: {block.commands[0][:40]}")
@@ -47,7 +48,7 @@ def test_each_block_is_run_or_says_why_not(block: ShellBlock) -> None:
     assert kind in ("", "run by", "not run"), f"<!-- {block.mark} --> is neither `run by: TEST FILE` nor `not run: REASON`"
     path = ROOT / text if kind == "run by" else ROOT / "tests" / "docs" / RUN_BY_PAGE_TEST.get(block.page, Path(__file__).name)
     assert path.is_file()
-    if kind == "run by" or block.page in RUN_BY_PAGE_TEST:
+    if path != Path(__file__):
         assert Path(block.page).name in path.read_text(encoding="utf-8"), f"{path} does not speak of the page"
     if kind == "not run":
         assert len(text) > 8, "a reason is wanted"
@@ -65,6 +66,13 @@ def test_each_command_exists_with_its_options(page: str) -> None:
             assert arguments, command
             module = import_module(f"dni_deploy.cli.{arguments[0]}")
             module.command.make_context(arguments[0], arguments[1:])
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_line_installs_a_name_of_an_index(page: str) -> None:
+    """No index has dni-deploy, so that anybody may register the name; and cmd.exe passes single quotes on."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert not re.findall(r"pip install [^`\n]*(?:(?<![/\w])dni-deploy\b|'\.\[)", text)
 
 
 @pytest.fixture(scope="session")
@@ -97,6 +105,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Clip(width=32, height=24, frames=30).write(folder / name)
     Clip(width=32, height=24, times=[12800 * second for second in range(110)]).write(folder / "in.mp4")  # a frame a second
     (folder / "in.y4m").write_bytes(b"YUV4MPEG2 W32 H24 F25:1 Ip C420jpeg\n" + 3 * (b"FRAME\n" + bytes(32 * 24 * 3 // 2)))
+    write_other_networks(folder)
+    Clip(width=32, height=24, frames=5).write(folder / "film.mkv")
     (folder / "show.json").write_text('{"schema": 1, "keyframes": [{"time": 0, "alpha": 0.2}, {"time": 1, "alpha": 0.8}]}')
     program = folder / "bin" / "dni-deploy"
     program.parent.mkdir()
@@ -105,7 +115,32 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def write_other_networks(folder: Path) -> None:
+    """Writes what is no checkpoint of a known network: the user's own with a noise level, .onnx files, and ncnn files."""
+    import torch
+
+    from tests.exporters.architectures import test_add_controls as controls
+    from tests.support.graph_files import write_model, write_ncnn
+
+    (folder / "my_networks.py").write_text(
+        "from tests.exporters.architectures.test_add_controls import SigmaNet as FFDNet\nfrom torch import nn\n\n\n"
+        "def build():\n    return nn.Conv2d(3, 3, 3, padding=1)\n"
+    )
+    for seed, (sigma, plain, graph, level) in enumerate((("soft", "a", "sharp", "noise0"), ("sharp", "b", "soft", "noise1"))):
+        torch.manual_seed(seed)
+        torch.save(controls.SigmaNet().state_dict(), folder / f"{sigma}.pth")
+        convolution = torch.nn.Conv2d(3, 3, 3, padding=1)
+        torch.save(convolution.state_dict(), folder / f"{plain}.pth")
+        write_model(folder / f"{graph}.onnx", seed)
+        layers = ["Input in 0 1 in", "Convolution c 1 1 in out 0=3 1=3 4=1 5=1 6=81"]
+        weights = [
+            (value.numpy(), kind) for value, kind in zip(convolution.state_dict().values(), ("float32", "plain"), strict=True)
+        ]
+        write_ncnn(folder / f"{level}_model.param", layers, weights)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("export_in_this_process")
 @pytest.mark.skipif(os.name == "nt", reason="the lines are for a POSIX shell")
 @pytest.mark.parametrize("page", sorted({block.page for block in BLOCKS if needs_run(block)}))
 def test_blocks_run(page: str, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,6 +151,24 @@ def test_blocks_run(page: str, files: Path, tmp_path: Path, monkeypatch: pytest.
     for block in find_shell_blocks(page):
         for command in block.commands if needs_run(block) else ():
             run_command(command)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("export_in_this_process")
+@pytest.mark.parametrize("page", ["docs/tutorial.md", "docs/migration.md"])
+def test_python_blocks_run(page: str, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("psnr.pth", "gan.pth"):
+        shutil.copy(files / name, tmp_path)
+    if page == "docs/tutorial.md":
+        shutil.copytree(files / "sr.dni", tmp_path / "sr.dni")
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / page).read_text(encoding="utf-8")
+    blocks = [
+        match[2] for match in re.finditer(r"(<!-- not run[^>]*>\n)?^```python\n(.*?)^```$", text, re.S | re.M) if not match[1]
+    ]
+    assert blocks
+    for block in blocks:
+        exec(compile(block, page, "exec"), {})
 
 
 def run_command(command: str) -> None:
