@@ -43,7 +43,7 @@ from dni_deploy.session.session import Session, open_session
 from dni_deploy.spatial.alpha_map import AlphaMap, AlphaMapOptions
 from dni_deploy.spatial.render import AlphaMapRange, AlphaMapRenderer, AlphaMapStats
 from dni_deploy.utils.atomic_write import DiskFullError, write_bytes_atomically
-from dni_deploy.utils.hardware import available_memory_bytes, count_cores, cpu_name
+from dni_deploy.utils.hardware import available_memory_bytes, count_cores
 from dni_deploy.utils.overlap import run_overlapped
 from dni_deploy.utils.progress import OptionalProgress, report_progress
 from engines.interface import FRAMES_IN_FLIGHT
@@ -256,7 +256,8 @@ class ImageWorker:
         self._progress_lock, self._map_lock = threading.Lock(), threading.Lock()
         self._done = self._total = 0
         self.description = _describe(session, map_range)
-        self._name = WorkerName(make_worker_name(), factory.shard, session.engine.name, cpu_name())
+        machine = session.describe_machine(factory.session_options.device)
+        self._name = WorkerName(make_worker_name(), factory.shard, session.engine.name, machine)
         self._rows = None if factory.job is None else RowWriter(factory.job.path, self._name.worker)
 
     def close(self) -> None:

@@ -19,7 +19,6 @@ from dni_deploy.jobs.manifest import append_row, read_rows
 from dni_deploy.jobs.shard import JOIN, Shard, format_shards_to_repeat
 from dni_deploy.jobs.unit import UnitResult, WorkerName, make_worker_name, run_unit
 from dni_deploy.utils.format_count import format_count, format_numbers
-from dni_deploy.utils.hardware import cpu_name
 from dni_deploy.utils.progress import OptionalProgress
 from dni_deploy.video_io.frame_index import FrameIndex
 from dni_deploy.video_io.reader import SizeChangeError
@@ -142,7 +141,7 @@ class _ShardWorker:
     def __init__(self, maker: SegmentMaker, shard: Shard) -> None:
         self.resumed_frames = 0
         self._maker, self._shard = maker, shard
-        self._name = WorkerName(make_worker_name(), str(shard), machine=cpu_name())
+        self._name = WorkerName(make_worker_name(), str(shard))
         self._failures: list[DniError] = []
         self._unit_count = 0
 
@@ -170,7 +169,8 @@ class _ShardWorker:
             except IndexReplacedError:
                 return False
             if maker.session is not None:
-                append_row(job.folder, replace(row, engine=maker.session.engine.name))
+                machine = maker.session.describe_machine(maker.settings.session_options.device)
+                append_row(job.folder, replace(row, engine=maker.session.engine.name, machine=machine))
             if self._failures and isinstance(self._failures[-1], FATAL_ERRORS):
                 raise self._failures[-1]
         return job.read_index() in (index, None)
