@@ -39,6 +39,9 @@ NOTICE_INTERVAL_S = 30.0
 LOST_TIMEOUT_S = 60.0
 """Seconds after which a job ends whose workers are all gone, where the cluster has no room for one of them."""
 
+MAX_OPEN_FAILURES = 60
+"""Times that workers could not be reached since one was open; one that waits for room is not reached once."""
+
 CLOSE_TIMEOUT_S = 5.0
 
 
@@ -50,6 +53,7 @@ class WorkerAnswer:
         host: The machine.
         pid: The process.
         node: Ray's id of the machine.
+        is_open: Whether the worker is open.
         problem: Kind, sentence and exit code of what every unit would meet, or None.
         description: What the worker says of itself once it is open, pickled.
         rows: Rows of the units, pickled.
@@ -59,6 +63,7 @@ class WorkerAnswer:
     host: str
     pid: int
     node: str
+    is_open: bool
     problem: tuple[str, str, int] | None
     description: bytes = b""
     rows: bytes = b""
@@ -76,6 +81,7 @@ class _Worker:
         node: Ray's id of its machine.
         state: "new": to be opened. "opening": it was asked to open. "open": it takes units. "checked": it has just answered.
         open_at: When it is to be opened, as time.monotonic() counts.
+        problem: Why it cannot be opened where it is, or None.
     """
 
     number: int
@@ -84,6 +90,7 @@ class _Worker:
     node: str = ""
     state: str = "new"
     open_at: float = 0.0
+    problem: tuple[str, str, int] | None = None
 
     @property
     def is_open(self) -> bool:
@@ -138,7 +145,7 @@ class RayWorkers(Generic[UnitT]):
         self._done = self._failed = self._total = 0
         self._has_rows = False
         self._noticed_at = self._alive_at = time.monotonic()
-        self._last_problem = ""
+        self._last_problem, self._open_failures = "", 0
         described = {os.path.abspath(path): describe_path(os.path.abspath(path)) for path in shared_paths}
         needs = {OWN_DISTRIBUTION: __version__, **(versions or {})}, described
         with ExitStack() as stack:
@@ -258,7 +265,8 @@ class RayWorkers(Generic[UnitT]):
         name = f"{answer.host}-{answer.pid}"
         if worker.name != name:
             log.info("worker %d of %d is open: %s", worker.number + 1, len(self._workers), name)
-        worker.state, worker.name, worker.node = "checked", name, answer.node
+        worker.state, worker.name, worker.node, worker.problem = "checked", name, answer.node, None
+        self._open_failures = 0
         if not self._is_started:
             self._is_started, self.description = True, pickle.loads(answer.description)
 
@@ -267,6 +275,7 @@ class RayWorkers(Generic[UnitT]):
         self._last_problem = str(error).partition("\n")[0]
         log.debug("worker %d: %s", worker.number + 1, error)
         if chunk is None:
+            self._open_failures += 1
             return ()
         log.info("worker %d died: %s", worker.number + 1, worker.name)
         is_node_alive = any(node["NodeID"] == worker.node and node["Alive"] for node in ray.nodes())
@@ -275,13 +284,14 @@ class RayWorkers(Generic[UnitT]):
     def _end_by_error(self, worker: _Worker, chunk: Chunk[UnitT] | None, answer: WorkerAnswer) -> None:
         """Raises what every unit would meet. A worker that cannot open after others have worked is left out instead."""
         assert answer.problem is not None
-        _, sentence, _ = answer.problem
-        if chunk is None and self._has_rows:
-            log.warning("worker %d is left out: %s", worker.number + 1, escape_name(sentence, 1000))
-            worker.state, worker.open_at = "new", time.monotonic() + NOTICE_INTERVAL_S
-            self._last_problem = sentence
-            return
-        raise UnitError(*answer.problem).to_error()
+        worker.problem = None if answer.is_open else answer.problem
+        if worker.problem is None or not self._has_rows or all(one.problem is not None for one in self._workers):
+            raise UnitError(*answer.problem).to_error()
+        if chunk is not None:
+            self._queue.fail_chunk(chunk, worker.name, is_blamable=False)
+        self._last_problem = answer.problem[1]
+        log.warning("worker %d is left out: %s", worker.number + 1, escape_name(self._last_problem, 1000))
+        worker.state, worker.open_at = "new", time.monotonic() + NOTICE_INTERVAL_S
 
     def _watch_workers(self) -> None:
         """Says what is waited for; ends a job whose workers are gone for good."""
@@ -303,6 +313,9 @@ class RayWorkers(Generic[UnitT]):
                 raise UnavailableError(
                     "All workers are gone, and the cluster has no machine left for them. What is done stays."
                 )
+            if self._open_failures >= MAX_OPEN_FAILURES:
+                problem = escape_name(self._last_problem, 400)
+                raise UnavailableError(f"No worker could be started for {LOST_TIMEOUT_S:.0f} s. Ray says: {problem}")
             self._alive_at = now
 
     def _report(self, what: str) -> None:

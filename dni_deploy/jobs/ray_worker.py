@@ -76,7 +76,8 @@ class RayWorker:
         import ray
 
         node = ray.get_runtime_context().get_node_id()
-        return {"host": platform.node(), "pid": os.getpid(), "node": node, "problem": problem}
+        is_open = self._worker is not None
+        return {"host": platform.node(), "pid": os.getpid(), "node": node, "is_open": is_open, "problem": problem}
 
     def _find_problem(self) -> Problem | None:
         """Opens the worker, or says why it cannot be opened: kind, sentence, exit code."""

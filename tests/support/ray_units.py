@@ -29,6 +29,7 @@ class PieceFactory:
         killers: Units that kill their process.
         broken: Units that fail.
         is_unusable: No worker can be opened.
+        most_openings: Only so many workers can be opened; they are counted in `folder`.
     """
 
     folder: str
@@ -36,10 +37,15 @@ class PieceFactory:
     killers: frozenset[str] = frozenset()
     broken: frozenset[str] = frozenset()
     is_unusable: bool = False
+    most_openings: int = 1000
 
     def open_worker(self) -> PieceWorker:
         if self.is_unusable:
             raise BundleError("x.dni is damaged.")
+        if self.folder:
+            Path(self.folder, f"opened-{os.getpid()}").touch()
+            if len(list(Path(self.folder).glob("opened-*"))) > self.most_openings:
+                raise BundleError("x.dni has changed.")
         return PieceWorker(self)
 
 

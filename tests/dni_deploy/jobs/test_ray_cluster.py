@@ -116,6 +116,10 @@ def test_the_address_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch)
             RuntimeError("InvalidAuthToken: Unauthenticated"),
             "The cluster at h:1 asks for a token: set RAY_AUTH_TOKEN to its own, or RAY_AUTH_TOKEN_PATH.",
         ),
+        (
+            ModuleNotFoundError("No module named 'grpc'", name="grpc"),
+            "Ray needs the package grpc for h:1: pip install grpcio",
+        ),
         (OSError("\n  first line\nsecond"), "Ray cannot connect to h:1: first line"),
         (OSError(), "Ray cannot connect to h:1: OSError"),
     ],

@@ -24,7 +24,8 @@ pytest.importorskip("ray", reason="Ray is not installed (extra `ray`)")
 
 from ray.cluster_utils import Cluster
 
-from dni_deploy.jobs import ray_pool
+from dni_deploy.jobs import ray_pool, ray_worker
+from dni_deploy.jobs.ray_cluster import connect_cluster
 from dni_deploy.jobs.ray_pool import RayWorkers
 
 pytestmark = pytest.mark.slow
@@ -36,11 +37,13 @@ STORE = {"object_store_memory": 80 << 20}
 def cluster() -> Iterator[Cluster]:
     root = os.fspath(Path(__file__).parents[3])
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray_worker, "MAX_LATE_SECONDS", 0.2)  # travels with the worker's code
         patch.setenv("PYTHONPATH", os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]))
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **STORE})
         for _ in range(2):
             cluster.add_node(num_cpus=1, **STORE)
-        yield cluster
+        with connect_cluster(RayOptions(ray=cluster.address)):  # once for all tests
+            yield cluster
         cluster.shutdown()
 
 
@@ -97,6 +100,16 @@ def test_killed_workers_lose_no_unit(cluster: Cluster, tmp_path: Path) -> None:
             if len(rows) in (20, 60):
                 os.kill(find_workers().pop(), signal.SIGKILL)
     check_rows(rows, tmp_path, 120)
+
+
+def test_workers_that_cannot_open_again_are_left_out_until_none_is_left(cluster: Cluster, tmp_path: Path) -> None:
+    factory = PieceFactory(os.fspath(tmp_path), 0.01, killers=frozenset({"p000003"}), most_openings=2)
+    rows: list[UnitRow] = []
+    job = run_pieces(cluster, factory, list_pieces(60))
+    with pytest.raises(BundleError, match="has changed"):
+        rows.extend(job)  # the worker that is left goes on until it dies alone with the unit that kills
+    assert rows
+    assert all(row.error is None for row in rows)
 
 
 def test_a_machine_that_is_gone_loses_no_unit(cluster: Cluster, tmp_path: Path) -> None:
