@@ -247,7 +247,8 @@ def _explain(error: Exception, address: str) -> DniError:
 
 
 def _is_configuration_error(error: BaseException) -> bool:
-    return any(_CONFIGURATION_ERROR.search(kind.__name__) for kind in type(error).__mro__)
+    is_forbidden = getattr(error, "code", None) in (401, 403) or str(error).startswith("Forbidden")  # as gcsfs says it
+    return is_forbidden or any(_CONFIGURATION_ERROR.search(kind.__name__) for kind in type(error).__mro__)
 
 
 def _format_error(error: BaseException) -> str:

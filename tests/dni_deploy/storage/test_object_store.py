@@ -72,7 +72,13 @@ def test_an_answer_that_was_lost_is_no_other_writer(store: CountingStore, same: 
 
 
 @pytest.mark.parametrize(
-    "error", [NoCredentialsError("Unable to locate credentials"), PermissionError("Access Denied"), ImportError("no driver")]
+    "error",
+    [
+        NoCredentialsError("Unable to locate credentials"),
+        PermissionError("Access Denied"),
+        ImportError("no driver"),
+        OSError("Forbidden: b/x"),
+    ],
 )
 def test_what_every_object_would_meet_is_not_tried_again(store: CountingStore, error: Exception) -> None:
     store.failures["cat_file"] = [error] * 9
