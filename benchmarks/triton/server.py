@@ -44,10 +44,7 @@ def why_unavailable() -> str | None:
         return "the wheel is for Linux on x86-64"
     if not _find_stub(Path(folder)).is_file():
         return f"{folder} has no {STUB_NAME} for Python {sys.version_info[0]}.{sys.version_info[1]}"
-    library = sysconfig.get_config_var("INSTSONAME")
-    if not sysconfig.get_config_var("Py_ENABLE_SHARED") or not (_find_library_folder() / str(library)).is_file():
-        return "this Python has no shared library"
-    return None
+    return "this Python has no shared library" if _find_library_folder() is None else None
 
 
 def import_clients() -> None:
@@ -62,8 +59,12 @@ def _find_stub(folder: Path) -> Path:
     return folder / "pytriton" / "tritonserver" / "python_backend_stubs" / version / STUB_NAME
 
 
-def _find_library_folder() -> Path:
-    return Path(str(sysconfig.get_config_var("LIBDIR")))
+def _find_library_folder() -> Path | None:
+    """Finds the folder of libpython; Debian has it in a folder of the machine's kind."""
+    name = f"libpython{sys.version_info[0]}.{sys.version_info[1]}.so.1.0"
+    folder = Path(str(sysconfig.get_config_var("LIBDIR")))
+    candidates = (folder, folder / str(sysconfig.get_config_var("MULTIARCH")))
+    return next((each for each in candidates if (each / name).is_file()), None)
 
 
 class TritonServer:

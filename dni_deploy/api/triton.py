@@ -74,9 +74,9 @@ def triton(
     started = time.perf_counter()
     options = options or ModelOptions()
     bundle = Bundle.ensure_open(bundle_path)
-    written = write_model(
-        Path(repository), name if name is not None else bundle.path.resolve().stem, bundle, options, force=force
-    )
+    if name is None:
+        name = Path(bundle.path if isinstance(bundle_path, Bundle) else bundle_path).resolve().stem
+    written = write_model(Path(repository), name, bundle, options, force=force)
     paths = [path for path in written.folder.iterdir() if path.is_file()]
     paths += [path for path in (written.folder / str(written.version)).rglob("*") if path.is_file()]
     inputs = list_inputs(bundle.signature, raw=options.raw)

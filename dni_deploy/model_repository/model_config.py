@@ -73,6 +73,8 @@ class ModelOptions:
             raise UsageError(f"The engine {self.engine} does not run on a {self.device.upper()}; leave out one of the two.")
         if self.tile is not None and self.tile < MIN_TILE_PX:
             raise UsageError(f"A tile has at least {MIN_TILE_PX} pixels a side; got {self.tile}.")
+        if self.device == "cpu" and self.precision is not None:
+            raise UsageError("A CPU computes in fp32; leave out the precision, or the device.")
         if self.raw and self.tile is not None:
             raise UsageError("Tiles are of images; leave out the tile size, or give images instead of raw tensors.")
         _ = self.make_session_options("CPU", 0)  # validates the fields that a session takes

@@ -101,6 +101,7 @@ def test_parameters_that_were_edited_wrongly_are_named(parameters: dict[str, str
         ({"max_queue": -1}, "0 to 100000 requests"),
         ({"device": "gpu", "engine": "onnxruntime"}, "onnxruntime does not run on a GPU"),
         ({"device": "cpu", "engine": "tensorrt"}, "tensorrt does not run on a CPU"),
+        ({"device": "cpu", "precision": "fp16"}, "A CPU computes in fp32"),
         ({"raw": True, "tile": 64}, "Tiles are of images"),
         ({"engine": "fast"}, "fast"),
         ({"precision": "fp8"}, "fp8"),
