@@ -141,7 +141,8 @@ def compare_with_nodes() -> dict[str, Any]:
     from benchmarks.cluster.local_nodes import start_nodes
     from dni_deploy.jobs.ray_cluster import connect_cluster
 
-    rows, result = [], {}
+    rows: list[dict[str, Any]] = []
+    result: dict[str, Any] = {}
     with start_nodes(max(NODE_COUNTS)) as nodes, connect_cluster(RayOptions(ray=nodes.address)):
         run_on_nodes(nodes.address, 1, 0.0, 100)
         idle = run_on_nodes(nodes.address, 1, 0.0, 6400)  # about 100 chunks

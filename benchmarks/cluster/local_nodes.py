@@ -14,7 +14,7 @@ from ray.cluster_utils import Cluster
 
 from benchmarks.samples import ROOT
 
-STORE = {"object_store_memory": 80 << 20}
+STORE: dict[str, Any] = {"object_store_memory": 80 << 20}
 WORKER_NAME = b"ray::RayWorker"
 
 

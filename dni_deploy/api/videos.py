@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,12 @@ from typing import Any
 from dni_deploy.alpha.coefficients import Alpha
 from dni_deploy.alpha.timeline import AlphaSource
 from dni_deploy.api.video import VideoReport, video
+from dni_deploy.api.video_cluster import video_on_cluster
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import InputError, PartialResultError, UsageError, escape_name
+from dni_deploy.jobs.ray_options import RayOptions
 from dni_deploy.utils.atomic_write import write_bytes_atomically
+from dni_deploy.utils.optional_packages import import_optional
 from dni_deploy.utils.progress import OptionalProgress
 from dni_deploy.video_io.containers import MUXER_BY_SUFFIX
 
@@ -30,6 +35,7 @@ def videos(
     folder: str | os.PathLike[str],
     alpha: Alpha | AlphaSource | str | os.PathLike[str] | None = None,
     *,
+    ray_options: RayOptions | None = None,
     progress: OptionalProgress = None,
     **options: Any,
 ) -> list[VideoReport]:
@@ -43,6 +49,7 @@ def videos(
         source_paths: The videos.
         folder: Of the outputs; it exists.
         alpha: As for `video`.
+        ray_options: A Ray cluster that does the work, one video after the other; None: this process does.
         progress: Called with the frames done of each video.
         **options: As for `video`.
 
@@ -64,17 +71,28 @@ def videos(
     output_paths = plan_outputs(sources, Path(folder), force=is_resumed or bool(options.get("force")))
     write_bytes_atomically(batch_path, batch.encode(), force=True)
     reports, failures = [], []
-    for source_path, output_path in output_paths.items():
-        if is_resumed and output_path.exists():
-            continue
-        try:
-            reports.append(video(bundle, source_path, output_path, alpha, progress=progress, **options))
-        except (InputError, PartialResultError) as error:
-            failures.append(str(error))
+    with _choose_function(ray_options) as make_video:
+        for source_path, output_path in output_paths.items():
+            if is_resumed and output_path.exists():
+                continue
+            try:
+                reports.append(make_video(bundle, source_path, output_path, alpha, progress=progress, **options))
+            except (InputError, PartialResultError) as error:
+                failures.append(str(error))
     batch_path.unlink(missing_ok=True)
     if failures:
         raise PartialResultError(f"{len(reports)} of {len(output_paths)} videos were done whole. " + " ".join(failures))
     return reports
+
+
+@contextmanager
+def _choose_function(ray_options: RayOptions | None) -> Iterator[Callable[..., VideoReport]]:
+    """Chooses what makes a video; a cluster is connected to, or started, once for all of them."""
+    if ray_options is None:
+        yield video
+        return
+    with import_optional("dni_deploy.jobs.ray_cluster").connect_cluster(ray_options):
+        yield partial(video_on_cluster, ray_options=ray_options)
 
 
 def plan_outputs(source_paths: Sequence[Path], folder: Path, *, force: bool = False) -> dict[Path, Path]:

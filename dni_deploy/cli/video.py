@@ -190,13 +190,15 @@ def command(
                 raise UsageError("--shard is for one video from a file into a file; give each a command of its own.")
             shard_function = import_optional("dni_deploy.api.video_shards").video_shard
             reports = [shard_function(bundle, sources[0], target, alpha, shard=job.shard, **arguments)]
+        elif job.ray is not None and STANDARD_STREAM in (*videos, output):
+            raise UsageError("--ray is for videos in files: no other machine sees what is piped here.")
+        elif len(sources) > 1 or target.is_dir():
+            ray_options = None if job.ray is None else job
+            several = import_optional("dni_deploy.api.videos").videos
+            reports = several(bundle, sources, target, alpha, ray_options=ray_options, **arguments)
         elif job.ray is not None:
-            if len(sources) > 1 or STANDARD_STREAM in (*videos, output):
-                raise UsageError("--ray is for one video from a file into a file; give each a command of its own.")
             on_cluster = import_optional("dni_deploy.api.video_cluster").video_on_cluster
             reports = [on_cluster(bundle, sources[0], target, alpha, ray_options=job, **arguments)]
-        elif len(sources) > 1 or target.is_dir():
-            reports = import_optional("dni_deploy.api.videos").videos(bundle, sources, target, alpha, **arguments)
         else:
             reports = [import_optional("dni_deploy.api.video").video(bundle, sources[0], target, alpha, **arguments)]
     if len(videos) == 1 and command_output.print_result("video", reports[0].to_json()):

@@ -156,6 +156,8 @@ def explain_connection_error(address: str, error: Exception) -> str:
         return (
             "No Ray cluster runs on this machine: start one with `ray start --head`, name its HOST:PORT, or give --ray local."
         )
+    if isinstance(error, ImportError):
+        return f"Ray needs the package {escape_name(error.name or text)} for {escape_name(address)}: pip install grpcio"
     if "uthentication" in text or "token" in text.lower():
         return f"The cluster at {escape_name(address)} asks for a token: set RAY_AUTH_TOKEN to its own, or RAY_AUTH_TOKEN_PATH."
     first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +14,7 @@ import pytest
 from dni_deploy.alpha.coefficients import Coefficients
 from dni_deploy.api import video as verb
 from dni_deploy.api import video_cluster
+from dni_deploy.api import videos as videos_module
 from dni_deploy.api.video_cluster import video_on_cluster
 from dni_deploy.errors import EngineError, LimitError, PartialResultError, UnavailableError, UsageError
 from dni_deploy.jobs.manifest import read_rows
@@ -153,3 +157,26 @@ def test_a_cluster_that_does_not_answer_leaves_nothing(tmp_path: Path, source: P
     with pytest.raises(UnavailableError, match="answers at h:1"):
         make_on_cluster(source, tmp_path / "out.mkv")
     assert not list(tmp_path.iterdir())
+
+
+def test_several_videos_share_a_connection(
+    tmp_path: Path, source: Path, opened: list[LocalWorkers], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connections: list[RayOptions] = []
+
+    def connect(options: RayOptions) -> Any:
+        connections.append(options)
+        return nullcontext()
+
+    monkeypatch.setattr(videos_module, "import_optional", lambda module: SimpleNamespace(connect_cluster=connect))
+    request = make_request(source, tmp_path)
+    shutil.copy(source, tmp_path / "other.mkv")
+    (tmp_path / "out").mkdir()
+    options = RayOptions(ray="auto")
+    names = [source, tmp_path / "other.mkv"]
+    reports = videos_module.videos(
+        request.bundle_path, names, tmp_path / "out", request.alpha, ray_options=options, encoder=request.encoder
+    )
+    assert [report.frames for report in reports] == [40, 40]
+    assert connections == [options]
+    assert len(opened) == 2

@@ -66,6 +66,8 @@ def test_several_videos_are_reported_one_by_one(bundle: str, tmp_path: Path, cap
     [
         (["in.mp4", "-o", "-", "--json"], "--json prints on stdout, where -o - writes the video"),
         (["a.mp4", "b.mp4", "-o", "out", "--alpha-log", "log.jsonl"], "--alpha-log is the log of one video"),
+        (["in.mp4", "-o", "-", "--ray", "auto"], "no other machine sees what is piped here"),
+        (["in.mp4", "-o", "out.mp4", "--ray", "auto", "--shard", "1/2"], "give one of them"),
         (["a.mp4", "b.mp4", "-o", "out.mp4"], "Several videos need a folder to go to"),
         (["in.mp4", "-o", "out.mp4", "--encoder-option", "tune"], "is not KEY=VALUE"),
     ],

@@ -116,6 +116,10 @@ def test_the_address_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch)
             RuntimeError("InvalidAuthToken: Unauthenticated"),
             "The cluster at h:1 asks for a token: set RAY_AUTH_TOKEN to its own, or RAY_AUTH_TOKEN_PATH.",
         ),
+        (
+            ModuleNotFoundError("No module named 'grpc'", name="grpc"),
+            "Ray needs the package grpc for h:1: pip install grpcio",
+        ),
         (OSError("\n  first line\nsecond"), "Ray cannot connect to h:1: first line"),
         (OSError(), "Ray cannot connect to h:1: OSError"),
     ],
@@ -156,7 +160,7 @@ def test_workers_fit_into_machines(nodes: list[dict[str, float]], cpus: int, gpu
     ],
 )
 def test_gpus_of_a_worker(gpus: float | None, uses_gpu: bool | None, nodes: list[dict[str, float]], expected: float) -> None:
-    assert ClusterRoom(tuple(nodes)).choose_gpus(RayOptions(gpus=gpus), uses_gpu=uses_gpu) == expected
+    assert ClusterRoom(tuple(nodes)).choose_gpus(RayOptions(ray="auto", gpus=gpus), uses_gpu=uses_gpu) == expected
 
 
 def test_a_cluster_that_grows_is_waited_for() -> None:
@@ -164,12 +168,12 @@ def test_a_cluster_that_grows_is_waited_for() -> None:
     with pytest.raises(
         UnavailableError, match=r"room for no worker with 1 GPU and 1 CPU, and this job needs 6\. .* in 1 machine\."
     ):
-        room.choose_worker_count(RayOptions(workers=6), 1.0)
-    assert growing.choose_worker_count(RayOptions(workers=6), 1.0) == 6
+        room.choose_worker_count(RayOptions(ray="auto", workers=6), 1.0)
+    assert growing.choose_worker_count(RayOptions(ray="auto", workers=6), 1.0) == 6
     assert growing.choose_worker_count(RayOptions(), 1.0) == 8  # there is no GPU yet
     assert room.choose_worker_count(RayOptions(), 0.0) == 8
     with pytest.raises(UnavailableError, match="room for 8 workers with 1 GPU"):
-        growing.choose_worker_count(RayOptions(workers=9), 1.0)
+        growing.choose_worker_count(RayOptions(ray="auto", workers=9), 1.0)
 
 
 def test_what_ray_prints_goes_into_the_log(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
