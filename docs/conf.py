@@ -31,7 +31,6 @@ root_doc = "docs/index"
 include_patterns = ["docs/**.md", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "examples/README.md"]
 exclude_patterns = [entry.name for entry in ROOT.iterdir() if entry.is_dir() and entry.name not in ("docs", "examples")]
 myst_heading_anchors = 4
-myst_enable_extensions = ["deflist"]
 highlight_language = "none"
 default_role = "code"
 autodoc_typehints = "description"
