@@ -26,7 +26,7 @@ from typing import Any
 import click
 import numpy as np
 
-from benchmarks.cluster.local_nodes import LocalNodes, find_worker_processes, start_nodes
+from benchmarks.cluster.local_nodes import LocalNodes, start_nodes
 from benchmarks.result_file import describe_run, write_result
 from benchmarks.samples import ROOT, write_identity_bundle, write_video
 from dni_deploy.imaging.image_file import ImageFile, write_image
@@ -100,7 +100,7 @@ def read_files(folder: Path) -> dict[str, bytes]:
 
 def kill(victim: str, nodes: LocalNodes, driver: subprocess.Popen[bytes], generator: random.Random) -> None:
     """Kills a worker, a node or the driver."""
-    workers = find_worker_processes()
+    workers = nodes.find_workers()
     if victim == "driver":
         driver.kill()
     elif victim == "node":
