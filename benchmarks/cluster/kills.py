@@ -26,7 +26,7 @@ from typing import Any
 import click
 import numpy as np
 
-from benchmarks.cluster.local_nodes import LocalNodes, find_worker_processes, start_nodes
+from benchmarks.cluster.local_nodes import LocalNodes, start_nodes
 from benchmarks.result_file import describe_run, write_result
 from benchmarks.samples import ROOT, write_identity_bundle, write_video
 from dni_deploy.imaging.image_file import ImageFile, write_image
@@ -100,7 +100,7 @@ def read_files(folder: Path) -> dict[str, bytes]:
 
 def kill(victim: str, nodes: LocalNodes, driver: subprocess.Popen[bytes], generator: random.Random) -> None:
     """Kills a worker, a node or the driver."""
-    workers = find_worker_processes()
+    workers = nodes.find_workers()
     if victim == "driver":
         driver.kill()
     elif victim == "node":
@@ -142,8 +142,9 @@ def run_and_kill(job: Job, victim: str, nodes: LocalNodes, folder: Path, generat
 @click.command(help=(__doc__ or "").splitlines()[0])
 @click.option("--kills", default=20, show_default=True, help="Number of kills of each kind in each job.")
 @click.option("--only", type=click.Choice(["pictures", "film"]), help="One of the jobs.")
+@click.option("--victim", "victims", type=click.Choice(VICTIMS), multiple=True, default=VICTIMS, help="What is killed.")
 @click.option("-o", "--output", default=str(RESULT_PATH), show_default=True, help="JSON file to write, or - for stdout.")
-def main(kills: int, only: str | None, output: str) -> None:
+def main(kills: int, only: str | None, victims: tuple[str, ...], output: str) -> None:
     """Kills, resumes and compares."""
     generator = random.Random(kills)
     results: dict[str, Any] = {}
@@ -155,7 +156,7 @@ def main(kills: int, only: str | None, output: str) -> None:
             whole.mkdir()
             assert wait(job.start(whole)) == 0
             expected = read_files(whole)
-            for victim in VICTIMS:
+            for victim in victims:
                 counts = {"kills": 0, "byte-equal": 0, "exit code 0": 0}
                 while counts["kills"] < kills:
                     folder = Path(name, "run")

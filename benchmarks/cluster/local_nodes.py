@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, suppress
 from typing import Any
 
+import psutil
 import ray
 from ray.cluster_utils import Cluster
 
 from benchmarks.samples import ROOT
 
 STORE: dict[str, Any] = {"object_store_memory": 80 << 20}
-WORKER_NAME = b"ray::RayWorker"
+WORKER_NAME = "ray::RayWorker"
 
 
 class LocalNodes:
@@ -50,6 +50,16 @@ class LocalNodes:
         ray.shutdown()
         self._cluster.shutdown()
 
+    def find_workers(self) -> list[int]:
+        """Lists the processes of workers on the nodes."""
+        pids = []
+        for node in self._nodes:
+            with suppress(psutil.NoSuchProcess):
+                for process in psutil.Process(node.all_processes["raylet"][0].process.pid).children(recursive=True):
+                    with suppress(psutil.Error):
+                        pids += [process.pid] if "".join(process.cmdline()[:1]).startswith(WORKER_NAME) else []
+        return pids
+
 
 @contextmanager
 def start_nodes(count: int) -> Iterator[LocalNodes]:
@@ -59,15 +69,3 @@ def start_nodes(count: int) -> Iterator[LocalNodes]:
         yield nodes
     finally:
         nodes.close()
-
-
-def find_worker_processes() -> list[int]:
-    """Lists the processes of workers on this machine."""
-    pids = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if path.read_bytes().startswith(WORKER_NAME):
-                pids.append(int(path.parent.name))
-        except OSError:
-            continue
-    return pids

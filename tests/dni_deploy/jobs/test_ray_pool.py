@@ -7,7 +7,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from tests.support.ray_units import Piece, PieceFactory, list_pieces
 
 pytest.importorskip("ray", reason="Ray is not installed (extra `ray`)")
 
+import psutil
 from ray.cluster_utils import Cluster
 
 from dni_deploy.jobs import ray_pool, ray_worker
@@ -65,15 +66,15 @@ def check_rows(rows: Iterable[UnitRow], folder: Path, count: int, failed: Iterab
     assert {path.name for path in folder.iterdir() if path.name.startswith("p")} == set(names) - set(failed)
 
 
-def find_workers() -> set[int]:
-    """The processes of workers of this machine."""
+def find_workers(cluster: Cluster) -> set[int]:
+    """The processes of workers of a cluster."""
     pids = set()
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if path.read_bytes().startswith(b"ray::RayWorker"):
-                pids.add(int(path.parent.name))
-        except OSError:
-            continue
+    for node in cluster.list_all_nodes():
+        with suppress(psutil.NoSuchProcess):
+            for process in psutil.Process(node.all_processes["raylet"][0].process.pid).children(recursive=True):
+                with suppress(psutil.Error):
+                    if "".join(process.cmdline()[:1]).startswith("ray::RayWorker"):
+                        pids.add(process.pid)
     return pids
 
 
@@ -98,7 +99,7 @@ def test_killed_workers_lose_no_unit(cluster: Cluster, tmp_path: Path) -> None:
         for row in job:
             rows.append(row)
             if len(rows) in (20, 60):
-                os.kill(find_workers().pop(), signal.SIGKILL)
+                os.kill(find_workers(cluster).pop(), signal.SIGKILL)
     check_rows(rows, tmp_path, 120)
 
 
@@ -135,9 +136,9 @@ def test_a_job_that_is_closed_leaves_no_worker(cluster: Cluster, tmp_path: Path)
     with pytest.raises(KeyboardInterrupt):
         next(job)
     end = time.monotonic() + 5
-    while find_workers() and time.monotonic() < end:
+    while find_workers(cluster) and time.monotonic() < end:
         time.sleep(0.1)
-    assert not find_workers()
+    assert not find_workers(cluster)
 
 
 def test_what_every_unit_would_meet_ends_the_job(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
