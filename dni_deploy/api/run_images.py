@@ -46,7 +46,7 @@ from dni_deploy.storage.files import SourceStates, make_folders, write_whole
 from dni_deploy.storage.staging import StagedFile, stage_ahead
 from dni_deploy.utils.address import join_location
 from dni_deploy.utils.atomic_write import DiskFullError
-from dni_deploy.utils.hardware import available_memory_bytes, count_cores, cpu_name
+from dni_deploy.utils.hardware import available_memory_bytes, count_cores
 from dni_deploy.utils.overlap import run_overlapped
 from dni_deploy.utils.progress import OptionalProgress, report_progress
 from engines.interface import FRAMES_IN_FLIGHT
@@ -262,7 +262,8 @@ class ImageWorker:
         self._source_states = SourceStates()
         self._done = self._total = 0
         self.description = _describe(session, map_range)
-        self._name = WorkerName(make_worker_name(), factory.shard, session.engine.name, cpu_name())
+        machine = session.describe_machine(factory.session_options.device)
+        self._name = WorkerName(make_worker_name(), factory.shard, session.engine.name, machine)
         self._rows = None if factory.job is None else RowWriter(factory.job.path, self._name.worker)
 
     def close(self) -> None:

@@ -20,7 +20,6 @@ from dni_deploy.jobs.unit import UnitResult, WorkerName, make_worker_name, run_u
 from dni_deploy.storage.staging import discard_staged, name_staged_errors
 from dni_deploy.utils.address import as_local_path, is_remote
 from dni_deploy.utils.format_count import format_count, format_numbers
-from dni_deploy.utils.hardware import cpu_name
 from dni_deploy.utils.progress import OptionalProgress
 from dni_deploy.video_io.frame_index import FrameIndex
 from dni_deploy.video_io.reader import SizeChangeError
@@ -155,7 +154,7 @@ class _ShardWorker:
     def __init__(self, maker: SegmentMaker, shard: Shard) -> None:
         self.resumed_frames = 0
         self._maker, self._shard = maker, shard
-        self._name = WorkerName(make_worker_name(), str(shard), machine=cpu_name())
+        self._name = WorkerName(make_worker_name(), str(shard))
         self._failures: list[DniError] = []
         self._unit_count = 0
 
@@ -183,7 +182,8 @@ class _ShardWorker:
             except IndexReplacedError:
                 return False
             if maker.session is not None:
-                append_row(job.folder, replace(row, engine=maker.session.engine.name))
+                machine = maker.session.describe_machine(maker.settings.session_options.device)
+                append_row(job.folder, replace(row, engine=maker.session.engine.name, machine=machine))
             if self._failures and isinstance(self._failures[-1], FATAL_ERRORS):
                 raise self._failures[-1]
         return job.read_index() in (index, None)

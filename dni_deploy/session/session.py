@@ -42,6 +42,8 @@ from dni_deploy.session.options import SessionOptions
 from dni_deploy.session.ring import FrameRing
 from dni_deploy.session.swap import AsyncRefit, CurrentWeights, SyncRefit
 from dni_deploy.signature import Signature
+from dni_deploy.utils.hardware import cpu_name
+from engines.cuda.driver import Driver, query_driver
 from engines.frame_conversion import to_network
 from engines.interface import Engine
 from engines.registry import open_engine
@@ -144,6 +146,17 @@ class Session:
         self._ring = FrameRing(self._refitter)
         # A GPU's objects have to be freed in order where a session is not closed or still open when the program ends, too.
         self._finalizer = weakref.finalize(self, _close_in_process, engine, os.getpid())
+
+    def describe_machine(self, device: int = 0) -> str:
+        """Names what the engine runs on: outputs are the same to the last bit only on machines of one kind.
+
+        Args:
+            device: Number of the GPU that the session was opened with.
+        """
+        answer = None if self.engine.name == "onnxruntime" else query_driver()
+        if isinstance(answer, Driver) and device < len(answer.devices):
+            return answer.devices[device][0]
+        return cpu_name()
 
     @property
     def plan_digest(self) -> str:

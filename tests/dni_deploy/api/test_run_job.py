@@ -37,6 +37,8 @@ from dni_deploy.jobs.unit import UnitOutput, UnitRow
 from dni_deploy.session.options import SessionOptions
 from dni_deploy.spatial.alpha_map import AlphaMapOptions
 from dni_deploy.utils.atomic_write import DiskFullError
+from dni_deploy.utils.hardware import cpu_name
+from engines.cuda.driver import Driver
 from tests.support.frame_session import Dimmer, named_bundle, run_over
 
 RESUME = JobOptions()
@@ -126,9 +128,16 @@ def test_rows_say_what_was_made(folders: tuple[Path, Path], dimmer: Dimmer) -> N
     data = (folders[1] / row.output.path).read_bytes()
     assert (row.output.size, row.output.sha256) == (len(data), sha256(data).hexdigest())
     assert row.engine == "dimmer"
-    assert row.machine
+    assert row.machine == cpu_name()
     assert row.details["source"] == str(folders[0] / "deep/d.png")
     assert json.loads((folders[1] / JOB_FOLDER_NAME / "plan.json").read_bytes()) == {"units": 6}
+
+
+def test_rows_of_a_gpu_name_it(folders: tuple[Path, Path], dimmer: Dimmer, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Driver((13, 0), (("NVIDIA L4", (8, 9)), ("NVIDIA H200", (9, 0))))
+    monkeypatch.setattr("dni_deploy.session.session.query_driver", lambda: driver)
+    run_job(folders, options=SessionOptions(device=1))
+    assert {row.machine for row in read_rows(folders[1] / JOB_FOLDER_NAME)} == {"NVIDIA H200"}
 
 
 def remove_output(source: Path, output: Path) -> None:
