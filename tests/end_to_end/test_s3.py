@@ -1,6 +1,6 @@
 """Commands with s3:// through s3fs against a server on this machine: bytes, requests, exit codes and the library's own words.
 
-Skipped without DNI_CLOUD, a folder made by `pip install --target FOLDER s3fs gcsfs "moto[server]"`.
+Skipped without DNI_CLOUD, a folder made by `pip install --target FOLDER s3fs "moto[s3]" flask flask-cors`.
 """
 
 from __future__ import annotations

@@ -66,6 +66,19 @@ def test_a_tree_at_an_address_gives_the_same_files(store: CountingStore, tmp_pat
     assert remote.skipped == {"not_image": ("memory://in/pictures/notes.txt",)}
 
 
+def test_file_addresses_are_paths(tmp_path: Path) -> None:
+    folder = tmp_path / "a b"
+    folder.mkdir()
+    for name in ("w.png", "x.png"):
+        (folder / name).write_bytes(make_png(1))
+    report = run("x.dni", folder.as_uri(), f"{(tmp_path / 'out').as_uri()}/", 0.5)
+    assert [row.output for row in report.images] == [str(tmp_path / "out" / name) for name in ("w.png", "x.png")]
+    assert run("x.dni", folder.as_uri(), tmp_path / "out", 0.5, job=JobOptions(resume=True)).skipped["done"]
+    run("x.dni", (folder / "x.png").as_uri(), (tmp_path / "y.png").as_uri(), 0.5)
+    with pytest.raises(UsageError, match=r"y\.png exists"):
+        run("x.dni", (folder / "x.png").as_uri(), (tmp_path / "y.png").as_uri(), 0.5)
+
+
 def test_one_image_and_the_names_of_its_errors(store: CountingStore) -> None:
     store.put("memory://in/x.png", make_png(1))
     store.put("memory://in/bad.png", make_png(1)[:-40])

@@ -48,6 +48,16 @@ def test_a_video_is_the_same_and_leaves_no_copy(clip: Path, store: CountingStore
     assert store.get(OUTPUT) == (tmp_path / "c.mkv").read_bytes()
 
 
+def test_file_addresses_are_paths(clip: Path, tmp_path: Path, make: Make) -> None:
+    target = tmp_path / "d d.mkv"
+    assert make(clip.as_uri(), target.as_uri(), 0.5).output == str(target)
+    before = target.read_bytes()
+    with pytest.raises(UsageError, match=r"d d\.mkv exists"):
+        make(clip.as_uri(), target.as_uri(), 0.2)
+    assert target.read_bytes() == before
+    assert list_staged(tmp_path) == []
+
+
 def test_an_upload_that_fails_costs_the_upload_alone(
     clip: Path, store: CountingStore, tmp_path: Path, make: Make, engine: Dimmer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

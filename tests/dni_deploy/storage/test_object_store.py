@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dni_deploy.errors import InputError, UnavailableError, UsageError
+from dni_deploy.storage import object_store
 from dni_deploy.storage.object_store import download_object, list_folder, read_info, read_object, write_object
 from tests.support.object_stores import CountingStore
 
@@ -121,3 +122,9 @@ def test_what_has_no_driver_is_unavailable(scheme: str) -> None:
     pytest.importorskip("fsspec")
     with pytest.raises(UnavailableError, match=f"^{scheme}:// cannot be opened here"):
         read_object(f"{scheme}://x/y")
+
+
+def test_there_are_three_waits_as_the_docs_say() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "cloud.md").read_text("utf-8")
+    assert "tried three times more, 0.5, 1 and 2 s later" in page
+    assert object_store.RETRY_WAITS_S == (0.5, 1.0, 2.0)
