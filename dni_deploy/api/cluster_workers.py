@@ -64,6 +64,7 @@ def open_workers(
     bundle: Bundle | str | os.PathLike[str],
     engine: str,
     shared_paths: Sequence[str | os.PathLike[str]] = (),
+    versions: dict[str, str] | None = None,
     progress: OptionalProgress = None,
 ) -> Any:
     """Opens what does units that write no files: a worker in this process, or workers on a cluster.
@@ -74,6 +75,7 @@ def open_workers(
         bundle: Their bundle, which all machines have to see.
         engine: The engine that was asked for.
         shared_paths: What else they have to see.
+        versions: Distributions that they have to have in the same version.
         progress: Called while the workers start.
 
     Returns:
@@ -89,6 +91,7 @@ def open_workers(
         ray_options,
         uses_gpu=None if engine == "auto" else engine != CPU_ENGINE,
         shared_paths=[Bundle.ensure_open(bundle).path / MANIFEST_FILE_NAME, *shared_paths],
+        versions=versions,
         progress=progress,
     )
 

@@ -15,6 +15,7 @@ from dni_deploy.api.cluster_workers import (
     open_workers,
     require_ray,
 )
+from dni_deploy.api.run_job import read_encoder_versions
 from dni_deploy.api.sweep_path import Coefficients, check_steps, measure_path, plan_alphas, plan_even_steps
 from dni_deploy.bundle.bundle import Bundle
 from dni_deploy.errors import DniError, PartialResultError, UsageError, escape_name
@@ -220,7 +221,11 @@ def sweep_images(
     factory = SweepWorkerFactory(bundle, tuple(path), settings, options)
     units = make_units(pairs)
     report_progress(progress, 0, len(pairs), f"{len(path)} alphas each")
-    with closing(open_workers(factory, ray_options, bundle=bundle, engine=options.engine, progress=progress)) as pool:
+    with closing(
+        open_workers(
+            factory, ray_options, bundle=bundle, engine=options.engine, versions=read_encoder_versions(), progress=progress
+        )
+    ) as pool:
         rows = _measure_units(pool, units, progress)
     report = _make_report(bundle.members, path, rows, units, files)
     if table is not None:

@@ -15,6 +15,7 @@ from itertools import combinations
 from pathlib import Path
 
 from dni_deploy.api.cluster_workers import adapt_session_options, make_bundle_absolute, open_workers, require_ray
+from dni_deploy.api.run_job import read_encoder_versions
 from dni_deploy.api.sweep_images import make_pair_absolute
 from dni_deploy.api.tune_images import ImageJudge, TuneWorker, TuneWorkerFactory
 from dni_deploy.bundle.bundle import Bundle
@@ -130,7 +131,16 @@ def tune(
         session_options = adapt_session_options(session_options, ray_options)
         pairs = [make_pair_absolute(pair) for pair in pairs]
     factory = TuneWorkerFactory(bundle, metrics, sigma, crop, session_options)
-    with closing(open_workers(factory, ray_options, bundle=bundle, engine=session_options.engine, progress=progress)) as pool:
+    with closing(
+        open_workers(
+            factory,
+            ray_options,
+            bundle=bundle,
+            engine=session_options.engine,
+            versions=read_encoder_versions(),
+            progress=progress,
+        )
+    ) as pool:
         judge = ImageJudge(pool, pairs)
         budget = _choose_budget(evaluations, len(judge.members), len(scores))
         run = _Evaluator(judge, scores, budget, progress)

@@ -106,6 +106,7 @@ class WorkersElsewhere(LocalWorkers):
     """Workers whose current folder is another one."""
 
     def run_units(self, units: Any, progress: Any = None) -> Any:
+        assert "pillow" in self.options["versions"]  # another one might decode to other numbers
         here = os.getcwd()
         os.chdir("/")
         try:
