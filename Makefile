@@ -25,7 +25,7 @@ help:
 # What the demo needs, 400 MB; everything else has PyTorch and the tools of the tests, and is enough for the demo, too.
 $(BIN)/.demo-ready: EXTRAS = cpu,report,serve
 $(BIN)/.ready: EXTRAS = all,test
-$(BIN)/.site-ready: EXTRAS = cpu,docs
+$(BIN)/.site-ready: EXTRAS = cpu,docs,serve,tune,video
 
 $(BIN)/.demo-ready $(BIN)/.ready $(BIN)/.site-ready: pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON) here. Install Python 3.10 or newer, or try: make PYTHON=python3.12" >&2; exit 1; }

@@ -24,6 +24,10 @@ def test_the_version_is_that_of_the_package(name: str) -> None:
     assert re.findall(r"^ *version: ([0-9.]+)$", read(name), re.M) == [__version__]
 
 
+def test_the_wheel_that_is_installed_has_this_version() -> None:
+    assert f"dni_deploy-{__version__}-py3" in read("docs/install.md")
+
+
 def test_the_changelog_begins_with_this_version() -> None:
     assert re.findall(r"^## \[([0-9.]+)\]", read("CHANGELOG.md"), re.M)[0] == __version__
 
