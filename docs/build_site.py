@@ -2,7 +2,8 @@
 
 python docs/build_site.py [FOLDER] [--no-live]
 
-FOLDER is build/site by default. Needs Python 3.11 or newer and the extras of `make site`: autodoc imports every public name. The live page needs npm.
+FOLDER is build/site by default. Needs Python 3.11 or newer and the extras of `make site`: autodoc imports every public name. The
+live page needs npm.
 """
 
 from __future__ import annotations
