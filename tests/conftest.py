@@ -19,6 +19,13 @@ import dni_deploy.utils.onnxruntime_library  # noqa: F401  # before any test imp
 from engines.cuda.driver import CUDA_PACKAGES
 from tests.fakes.gpu import FakeGpu, install
 
+with suppress(ModuleNotFoundError):  # some tests run where only pytest is
+    from hypothesis import settings
+
+    # No test is timed: a busy machine may take any time for an example. With CI set, the examples are the same each time.
+    settings.register_profile("untimed", deadline=None, derandomize="CI" in os.environ)
+    settings.load_profile("untimed")
+
 REPORTED = ("numpy", "onnx", "onnxruntime", "torch", "onnxscript", "safetensors", "pillow")
 
 
