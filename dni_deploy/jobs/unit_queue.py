@@ -14,8 +14,12 @@ CHUNKS_IN_FLIGHT = 2
 """Chunks that a worker has at once: the one that it does and the next one, so that it never waits."""
 
 MAX_CHUNK_UNITS = 64
-TARGET_CHUNK_SECONDS = 4.0
-"""Chunks grow up to this, so that sending them costs nothing and little is lost with a worker."""
+TARGET_CHUNK_SECONDS, MIN_CHUNK_SECONDS = 4.0, 0.5
+"""Chunks grow up to the first, so that sending them costs nothing and little is lost with a worker; and shrink at the end of the job
+to the second, since a worker does the units of a chunk at the same time, as far as it can."""
+
+MAX_GROWTH = 4
+"""Of a chunk from one to the next: the first unit may not be like the others."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class UnitQueue(Generic[UnitT]):
     _chunks: dict[int, list[Chunk[UnitT]]] = field(default_factory=dict)
     _deaths: dict[str, int] = field(default_factory=dict)
     _size: int = 1
+    _min_size: int = 1
     _is_exhausted: bool = False
 
     @property
@@ -99,8 +104,9 @@ class UnitQueue(Generic[UnitT]):
         if sorted(row.unit for row in rows) != sorted(unit.id for unit in chunk.units):
             raise ValueError("A worker returned other rows than those of the units that it was given.")
         size = len(chunk.units)
-        wanted = int(TARGET_CHUNK_SECONDS * size / seconds) if seconds > 0 else MAX_CHUNK_UNITS
-        self._size = max(1, min(wanted, 2 * size, MAX_CHUNK_UNITS))
+        units_per_second = size / max(seconds, 1e-6)
+        self._size = max(1, min(int(TARGET_CHUNK_SECONDS * units_per_second), MAX_GROWTH * size, MAX_CHUNK_UNITS))
+        self._min_size = max(1, min(int(MIN_CHUNK_SECONDS * units_per_second), self._size))
 
     def fail_chunk(self, chunk: Chunk[UnitT], worker_name: str, *, is_blamable: bool = True) -> list[UnitRow]:
         """Takes back a chunk whose worker died.
@@ -146,4 +152,4 @@ class UnitQueue(Generic[UnitT]):
     def _choose_size(self) -> int:
         if self.remaining is None:
             return self._size
-        return max(1, min(self._size, self.remaining // (self.worker_count * CHUNKS_IN_FLIGHT * 2)))
+        return max(self._min_size, min(self._size, self.remaining // (self.worker_count * CHUNKS_IN_FLIGHT)))
