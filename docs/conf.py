@@ -39,9 +39,6 @@ html_copy_source = False
 html_title = f"dni-deploy {version}"
 
 
-OPTIONAL_PAGES = ("cloud", "storage", "triton")
-"""Pages of the index that come with a feature."""
-
 LIVE_LINK = (
     '**<a href="../live/index.html">Move the slider yourself</a>**: the demo\'s network, in your browser. It loads about 20 MB.'
 )
@@ -51,8 +48,6 @@ def adapt_source(app: Sphinx, docname: str, source: list[str]) -> None:
     """Makes MyST's anchors of the anchors that GitHub knows, and autodoc's reference of the generated one."""
     if docname == root_doc:
         source[0] = source[0].replace("<!-- live -->", LIVE_LINK if app.tags.has("live") else "")
-        absent = [page for page in OPTIONAL_PAGES if not Path(app.srcdir, "docs", f"{page}.md").is_file()]
-        source[0] = re.sub(rf"^({'|'.join(absent) or '(?!)'})\n", "", source[0], flags=re.M)
     source[0] = re.sub(r'^<a id="(\w+)"></a>$', r"(\1)=", source[0], flags=re.M)
     if docname != "docs/python-api":
         return
