@@ -13,8 +13,8 @@ from dni_deploy.jobs.unit import UnitError, UnitRow, UnitT
 CHUNKS_IN_FLIGHT = 2
 """Chunks that a worker has at once: the one that it does and the next one, so that it never waits."""
 
-MAX_CHUNK_UNITS = 64
-TARGET_CHUNK_SECONDS, MIN_CHUNK_SECONDS = 4.0, 0.5
+MAX_CHUNK_UNITS = 256
+TARGET_CHUNK_SECONDS, MIN_CHUNK_SECONDS = 10.0, 1.0
 """Chunks grow up to the first, so that sending them costs nothing and little is lost with a worker; and shrink at the end of the job
 to the second, since a worker does the units of a chunk at the same time, as far as it can."""
 

@@ -110,9 +110,8 @@ def test_chunks_grow_with_fast_units_and_shrink_at_the_end() -> None:
     while chunk := queue.take_chunk(0):
         queue.finish_chunk(chunk, make_rows(chunk), 0.05 * len(chunk.units))
         sizes.append(len(chunk.units))
-    assert sizes[:5] == [1, 4, 16, 64, 64]
-    assert max(sizes) == MAX_CHUNK_UNITS
-    assert sizes[-3:-1] == [10, 10]  # of half a second
+    assert sizes[:6] == [1, 4, 16, 64, 200, 200]
+    assert sizes[-3:-1] == [20, 20]  # of a second
     assert sum(sizes) == 2000
 
 
@@ -120,7 +119,7 @@ def test_slow_units_travel_alone() -> None:
     queue = UnitQueue(iter(list_pieces(9)))
     sizes = []
     while chunk := queue.take_chunk(0):
-        queue.finish_chunk(chunk, make_rows(chunk), 5.0 * len(chunk.units))
+        queue.finish_chunk(chunk, make_rows(chunk), 11.0 * len(chunk.units))
         sizes.append(len(chunk.units))
     assert sizes == [1] * 9
 
@@ -136,6 +135,7 @@ def test_rows_of_other_units_are_a_bug() -> None:
 def test_no_unit_is_held_that_is_done() -> None:
     queue = UnitQueue(iter(list_pieces(5000)))
     while chunk := queue.take_chunk(0):
+        assert len(chunk.units) <= MAX_CHUNK_UNITS
         queue.finish_chunk(chunk, make_rows(chunk), 0.0)
     assert queue.is_done
     assert not queue.list_held(0)
