@@ -35,6 +35,7 @@ OPTION_OBJECTS = {
     "preview": ("dni_deploy.api.serve", "PreviewOptions"),
     "encoder": ("dni_deploy.video_io.encoder", "EncoderOptions"),
     "job": ("dni_deploy.jobs.shard", "JobOptions"),
+    "model_options": ("dni_deploy.model_repository.model_config", "ModelOptions"),
     "ray_options": ("dni_deploy.jobs.ray_options", "RayOptions"),
     "sweep_settings": ("dni_deploy.api.sweep_images", "SweepSettings"),
     "input_options": ("dni_deploy.video_io.video_file", "InputOptions"),

@@ -179,6 +179,8 @@ def check_writable(address: str) -> None:
 class _MissingError(InputError):
     """Nothing is at the address."""
 
+    kind = "MissingObjectError"
+
 
 def _attempt(address: str, function: Callable[[Any, str], Result]) -> Result:
     """Calls a function with the open store and the path in it; again after what may pass."""

@@ -324,9 +324,11 @@ def test_a_manifest_that_is_replaced_before_its_files_is_found(
 
 OWN_WRITERS = {
     "dni_deploy/alpha/log.py": "line by line under its own name; tried above",
+    "dni_deploy/bundle/remote.py": "a lock",
     "dni_deploy/cli/standard_streams.py": "a temporary copy of stdin, and stdout",
     "dni_deploy/jobs/description.py": "a lock",
     "dni_deploy/jobs/manifest.py": "rows of done units, of which a cut one is made again",
+    "dni_deploy/storage/staging.py": "copies of what is at an address, compared with it before they are used",
     "dni_deploy/utils/atomic_write.py": "tried above",
     "dni_deploy/utils/private_file.py": "tried above",
     "dni_deploy/video_io/mux.py": "into the temporary path of an atomic write, and into nothing to try a format",

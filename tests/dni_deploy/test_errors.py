@@ -71,6 +71,7 @@ FIXED = {
     "JoinError": 3,
     "LimitError": 6,
     "MismatchError": 4,
+    "MissingObjectError": 3,
     "PartialResultError": 8,
     "RefusedError": 5,
     "SizeChangeError": 3,
@@ -85,6 +86,7 @@ KINDS_OF_ONE_MODULE = (
     "IndexMismatchError",
     "JobFolderError",
     "JoinError",
+    "MissingObjectError",
     "SizeChangeError",
 )
 """Those that are not in errors.py."""

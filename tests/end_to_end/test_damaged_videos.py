@@ -87,12 +87,18 @@ def test_playlists_are_not_followed(tmp_path: Path, make: Make, port: int, name:
         refused(make, tmp_path / name, RefusedError, "is a playlist")
 
 
-@pytest.mark.parametrize(
-    "name", ["http://127.0.0.1:{port}/a.mp4", "tcp://127.0.0.1:{port}", "concat:in.mp4|in.mp4", "lavfi:testsrc"]
-)
+@pytest.mark.parametrize("name", ["tcp://127.0.0.1:{port}", "concat:in.mp4|in.mp4", "lavfi:testsrc"])
 def test_addresses_are_names_of_files_that_do_not_exist(tmp_path: Path, make: Make, port: int, name: str) -> None:
     with pytest.raises(InputError, match="does not exist"):
         make(Path(name.format(port=port)), tmp_path / "out.mp4")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_web_is_refused_by_name(tmp_path: Path, make: Make, port: int) -> None:
+    with pytest.raises(UsageError, match="is on the web, and nothing is downloaded from there"):
+        make(f"http://127.0.0.1:{port}/a.mp4", tmp_path / "out.mp4")
+    with pytest.raises(UsageError, match="was an address before it became a Path"):
+        make(Path(f"http://127.0.0.1:{port}/a.mp4"), tmp_path / "out.mp4")
     assert not list(tmp_path.iterdir())
 
 
@@ -197,8 +203,8 @@ def test_a_network_that_gives_another_size(tmp_path: Path, make: Make, engine: D
 
 def test_a_network_without_pictures(tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     from dni_deploy.signature import Signature
-    from tests.support import video_command
+    from tests.support import frame_session
 
     source = Clip(frames=3).write(tmp_path / "in.mp4")
-    monkeypatch.setattr(video_command, "Signature", lambda **fields: Signature(kind="latent"))
+    monkeypatch.setattr(frame_session, "Signature", lambda **fields: Signature(kind="latent"))
     refused(make, source, MismatchError, "from noise")

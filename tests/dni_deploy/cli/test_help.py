@@ -65,4 +65,4 @@ def test_an_option_that_is_required_and_missing_is_a_usage_error(command: str, c
     for option in required:
         assert main([command, *arguments]) == 2
         assert f"Missing option {option.opts[0]} or {option.opts[-1]}" in capsys.readouterr().err
-    assert bool(required) == (command in ("export", "refit", "run", "video", "web"))
+    assert bool(required) == (command in ("export", "refit", "run", "triton", "video", "web"))
