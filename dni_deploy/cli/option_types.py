@@ -80,7 +80,7 @@ def set_plain_type(option: click.Option) -> None:
     kind = option.type
     if option.count or option.is_flag:
         return
-    if isinstance(kind, (click.IntRange, click.FloatRange)):
+    if type(kind) in (click.IntRange, click.FloatRange):
         limits: dict[str, Any] = {name: getattr(kind, name) for name in ("min", "max", "min_open", "max_open", "clamp")}
         is_whole = isinstance(kind, click.IntRange)
         option.type = IntRange(**limits) if is_whole else FloatRange(**limits)

@@ -15,7 +15,7 @@ from dni_deploy.bundle.folder import MANIFEST_FILE_NAME, as_bundle_location, che
 from dni_deploy.cli.commands import COMMANDS, DEBUG_HELP, QUIET_HELP, VERBOSE_HELP
 from dni_deploy.cli.completers import complete_alpha, complete_engine
 from dni_deploy.cli.logs import show_logs
-from dni_deploy.cli.option_types import LocalPathType, LocationType, set_plain_type
+from dni_deploy.cli.option_types import IntRange, LocalPathType, LocationType, set_plain_type
 from dni_deploy.cli.output import CommandOutput
 from dni_deploy.cli.usage_errors import ExplainedCommand
 from dni_deploy.errors import UsageError, escape_name
@@ -363,14 +363,12 @@ osc_map = click.option(
 )
 
 
-class _WorkerCount(click.ParamType[Any]):
+class _WorkerCount(IntRange):
     """A number of workers, or "auto", which becomes None."""
-
-    name = "integer"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Converts the text."""
-        return None if value == "auto" else click.IntRange(1, 100_000).convert(value, param, ctx)
+        return None if value == "auto" else super().convert(value, param, ctx)
 
 
 ray_options = _combine(
@@ -382,7 +380,7 @@ ray_options = _combine(
     ),
     click.option(
         "--workers",
-        type=_WorkerCount(),
+        type=_WorkerCount(1, 100_000),
         metavar="N|auto",
         help="Number of workers on the cluster.  [default: auto, as many as there is room for]",
     ),
