@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,6 @@ def open_workers(
     *,
     bundle: Bundle | str | os.PathLike[str],
     engine: str,
-    shared_paths: Sequence[str | os.PathLike[str]] = (),
     versions: dict[str, str] | None = None,
     progress: OptionalProgress = None,
 ) -> Any:
@@ -72,10 +72,9 @@ def open_workers(
     Args:
         factory: Opens a worker in each process.
         ray_options: Where they run; None, or without an address: in this process.
-        bundle: Their bundle, which all machines have to see.
+        bundle: As for `open_ray_workers`.
         engine: The engine that was asked for.
-        shared_paths: What else they have to see.
-        versions: Distributions that they have to have in the same version.
+        versions: As for `open_ray_workers`.
         progress: Called while the workers start.
 
     Returns:
@@ -86,14 +85,8 @@ def open_workers(
     """
     if ray_options is None or ray_options.ray is None:
         return factory.open_worker()
-    return import_optional("dni_deploy.jobs.ray_pool").RayWorkers(
-        factory,
-        ray_options,
-        uses_gpu=None if engine == "auto" else engine != CPU_ENGINE,
-        shared_paths=[Bundle.ensure_open(bundle).path / MANIFEST_FILE_NAME, *shared_paths],
-        versions=versions,
-        progress=progress,
-    )
+    opened = Bundle.ensure_open(bundle)
+    return open_ray_workers(factory, ray_options, bundle=opened, engine=engine, versions=versions, progress=progress)
 
 
 def open_ray_workers(
@@ -102,19 +95,20 @@ def open_ray_workers(
     *,
     bundle: Bundle,
     engine: str,
-    job_folder: Path,
+    job_folder: Path | None = None,
     other_paths: Sequence[str | os.PathLike[str]] = (),
     versions: dict[str, str] | None = None,
     progress: OptionalProgress = None,
 ) -> Any:
-    """Opens the workers of a job on a cluster.
+    """Opens workers on a cluster.
 
     Args:
         factory: Opens a worker in each process.
         ray_options: Where they run, and what each takes.
-        bundle: Their bundle, which all machines have to see.
+        bundle: Their bundle, which all machines have to see; one at an address is fetched by each.
         engine: The engine that was asked for.
-        job_folder: The folder of the job, which all machines have to see. Rows that no worker could write go there.
+        job_folder: The folder of their job, which all machines have to see. Rows that no worker could write go there. None: there
+            is no job.
         other_paths: What else they have to see.
         versions: Distributions that they have to have in the same version.
         progress: Called while the workers start.
@@ -125,21 +119,22 @@ def open_ray_workers(
     Raises:
         DniError: As RayWorkers raises.
     """
-
-    def record_row(row: UnitRow) -> None:
-        with closing(RowWriter(job_folder, make_worker_name())) as rows:
-            rows.append(row)
-
-    described = [path for path in (job_folder / JOB_FILE_NAME, job_folder) if path.exists()][:1]
-    manifest = (
-        [] if bundle.address is not None else [bundle.path / MANIFEST_FILE_NAME]
-    )  # each machine fetches one at an address
+    shared_paths = [] if bundle.address is not None else [bundle.path / MANIFEST_FILE_NAME]
+    record_row = None
+    if job_folder is not None:
+        shared_paths += [path for path in (job_folder / JOB_FILE_NAME, job_folder) if path.exists()][:1]
+        record_row = partial(_record_row, job_folder)
     return import_optional("dni_deploy.jobs.ray_pool").RayWorkers(
         factory,
         ray_options,
         uses_gpu=None if engine == "auto" else engine != CPU_ENGINE,
-        shared_paths=[*manifest, *described, *(path for path in other_paths if not is_address(path))],
+        shared_paths=[*shared_paths, *(path for path in other_paths if not is_address(path))],
         versions=versions,
         record_row=record_row,
         progress=progress,
     )
+
+
+def _record_row(job_folder: Path, row: UnitRow) -> None:
+    with closing(RowWriter(job_folder, make_worker_name())) as rows:
+        rows.append(row)

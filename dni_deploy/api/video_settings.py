@@ -175,7 +175,7 @@ def check_request(request: VideoRequest, progress: OptionalProgress = None) -> V
         encoder = encoder.for_muxer(muxer)
     input_options = request.input_options or InputOptions()
     source = open_video_file(video_path, input_options)
-    bundle = Bundle.ensure_open(request.bundle_path).localize()
+    bundle = Bundle.ensure_open(request.bundle_path)
     check_signature(bundle.signature)
 
     def as_alpha_source(given: Any) -> AlphaSource:
