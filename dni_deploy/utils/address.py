@@ -1,4 +1,4 @@
-"""The one place where an address (s3://bucket/key) is told from a path of this machine, and the two are taken apart alike."""
+"""The one place where an address (s3://bucket/key) is distinguished from a path of this machine, and the two are taken apart alike."""
 
 from __future__ import annotations
 

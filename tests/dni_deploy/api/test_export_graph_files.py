@@ -133,7 +133,7 @@ def test_raw_batchnorm_blends_before_it_folds(image: NDArray[Any], tmp_path: Pat
         )  # fmt: skip
     bundle = dni.export({name: tmp_path / f"{name}.onnx" for name in "ab"}, tmp_path / "f.dni")
     if not any(node.op_type == "BatchNormalization" for node in bundle.read_graph().graph.node):
-        pytest.skip("this PyTorch folds BatchNorm whatever it is told")
+        pytest.skip("this PyTorch folds BatchNorm whatever it is asked")
     with dni.open_session(bundle.path, threads=1) as session:
         got = session.infer(image, alpha=0.3)
     assert relative_error(got, run_torch("dncnn_bn", states, np.array([0.3, 0.7]), image)) <= MAX_ERROR_MIXED

@@ -1,4 +1,4 @@
-"""Addresses and paths are told apart, and no address loses a slash."""
+"""Addresses and paths are distinguished, and no address loses a slash."""
 
 from __future__ import annotations
 

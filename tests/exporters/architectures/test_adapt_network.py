@@ -15,7 +15,7 @@ from exporters.architectures.measure_signature import measure_signature
 
 
 class Several(nn.Module):
-    """Gives what it is told to: features, the image, numbers."""
+    """Gives what it is asked for: features, the image, numbers."""
 
     def __init__(self, outputs: str) -> None:
         super().__init__()
